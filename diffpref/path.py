@@ -1,0 +1,121 @@
+"""Gaussian paths: x_t = alpha(t) x0 + sigma(t) eps, on which a network predicts a(t) x0 + b(t) eps.
+
+Every parameterization is four scalar functions of t; every conversion between them is one 2x2 solve. Times enter as a
+tensor with one entry for each sample, and come back shaped to broadcast over that sample's elements.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Schedule: TypeAlias = Callable[[Tensor], Tensor]
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+def _like(coefficient: Tensor, x: Tensor) -> Tensor:
+    """The coefficient of each sample, broadcast over the trailing axes of x, in at least x's precision."""
+    shaped = coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))
+    return shaped.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+@dataclass(frozen=True)
+class GaussianPath:
+    """Four functions of t. `t` has the leading axes of the samples: "b" for x "b k *chw", "n" for x " n *chw"."""
+
+    alpha: Schedule
+    sigma: Schedule
+    a: Schedule
+    b: Schedule
+
+    def _mix(self, first: Tensor, second: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
+        dtype = torch.promote_types(first.dtype, second.dtype)
+        return (_like(by[0], first) * first + _like(by[1], second) * second).to(dtype)
+
+    def noise(self, x0: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], t: Tensor) -> Float[Tensor, "*shape"]:
+        """x_t = alpha x0 + sigma eps."""
+        return self._mix(x0, eps, (self.alpha(t), self.sigma(t)))
+
+    def target(self, x0: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], t: Tensor) -> Float[Tensor, "*shape"]:
+        """What the network should predict: a x0 + b eps."""
+        return self._mix(x0, eps, (self.a(t), self.b(t)))
+
+    def _determinant(self, t: Tensor) -> Tensor:
+        return self.alpha(t) * self.b(t) - self.sigma(t) * self.a(t)
+
+    def to_x0(
+        self, prediction: Float[Tensor, "*shape"], x_t: Float[Tensor, "*shape"], t: Tensor
+    ) -> Float[Tensor, "*shape"]:
+        """The picture that prediction and x_t imply: (b x_t - sigma prediction) / (alpha b - sigma a)."""
+        d = self._determinant(t)
+        return self._mix(x_t, prediction, (self.b(t) / d, -self.sigma(t) / d))
+
+    def to_eps(
+        self, prediction: Float[Tensor, "*shape"], x_t: Float[Tensor, "*shape"], t: Tensor
+    ) -> Float[Tensor, "*shape"]:
+        """The noise that prediction and x_t imply: (alpha prediction - a x_t) / (alpha b - sigma a)."""
+        d = self._determinant(t)
+        return self._mix(x_t, prediction, (-self.a(t) / d, self.alpha(t) / d))
+
+    def snr(self, t: Tensor) -> Tensor:
+        """The signal-to-noise ratio alpha^2 / sigma^2."""
+        return (self.alpha(t) / self.sigma(t)) ** 2
+
+    def eps_weight(self, t: Tensor) -> Tensor:
+        """The factor that turns a squared error of the native prediction into one of eps: (alpha / determinant)^2.
+
+        1 for eps, alpha^2 for v, SNR for x0, (1 - t)^2 for rectified flow, 1 / sigma^2 for EDM. The continuous-time
+        bound on log p(x0) is half the integral of the eps-error over -d log SNR (Kingma et al. 2021, eq. 15)."""
+        return (self.alpha(t) / self._determinant(t)) ** 2
+
+
+def variance_preserving(alphas_cumprod: Float[Tensor, " steps"], prediction: str = "epsilon") -> GaussianPath:
+    """The DDPM path: alpha = sqrt(alphas_cumprod[t]), sigma = sqrt(1 - alphas_cumprod[t]); t is an integer index.
+
+    Args:
+        prediction: "epsilon", "v_prediction" (v = alpha eps - sigma x0, Salimans & Ho 2022, app. D) or "sample" (x0).
+
+    Raises:
+        ValueError: an unknown prediction, or alphas_cumprod outside [0, 1] (exclusive at the end where it divides).
+    """
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction must be one of {PREDICTIONS}, got {prediction!r}.")
+    # Half precision is wrong by 8 % in 1 / sqrt(1 - alphas_cumprod) at the clean end.
+    table = torch.as_tensor(alphas_cumprod, dtype=torch.promote_types(alphas_cumprod.dtype, torch.float32))
+    if table.ndim != 1 or not bool(((table >= 0) & (table <= 1)).all()):
+        raise ValueError("alphas_cumprod must be one row of numbers in [0, 1]: the cumulative product of 1 - beta_t.")
+    roots, complements = table.sqrt(), (1 - table).sqrt()
+
+    def at(values: Tensor) -> Schedule:
+        def lookup(t: Tensor) -> Tensor:
+            if t.is_floating_point():
+                raise ValueError(f"t of a variance-preserving path is an integer index, got {t.dtype}.")
+            return values.to(t.device)[t]
+
+        return lookup
+
+    alpha, sigma = at(roots), at(complements)
+    if prediction == "epsilon":
+        return GaussianPath(alpha, sigma, at(torch.zeros_like(table)), at(torch.ones_like(table)))
+    if prediction == "v_prediction":
+        return GaussianPath(alpha, sigma, at(-complements), alpha)
+    return GaussianPath(alpha, sigma, at(torch.ones_like(table)), at(torch.zeros_like(table)))
+
+
+def rectified_flow() -> GaussianPath:
+    """The straight path of SD3: x_t = (1 - t) x0 + t eps, velocity eps - x0; t in (0, 1), data at 0.
+
+    Source: Liu et al. 2022; Esser et al. 2024, eq. 13."""
+    return GaussianPath(lambda t: 1 - t, lambda t: t, lambda t: -torch.ones_like(t), torch.ones_like)
+
+
+def edm(sigma_data: float = 0.5) -> GaussianPath:
+    """The EDM path: x = x0 + sigma eps, the network is the denoiser D(x; sigma); t is sigma itself, above 0.
+
+    `sigma_data` is checked here and used by the preconditioned network, not by the path (Karras et al. 2022, table 1)."""
+    if not sigma_data > 0:
+        raise ValueError(f"sigma_data must be above 0, got {sigma_data}.")
+    return GaussianPath(torch.ones_like, lambda t: t, torch.ones_like, torch.zeros_like)

@@ -1,0 +1,67 @@
+"""The tensors that every method exchanges; axes: b prompts, k candidates, n = b * k, *chw the picture or latent.
+
+Annotations name the shapes; the tests check them at every call, an ordinary run does not.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from diffpref.path import GaussianPath
+
+Cond: TypeAlias = Mapping[str, Tensor]
+"""What the network is conditioned on: named tensors whose first axis is b (or n, where it is said)."""
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A network on a path: it predicts a(t) x0 + b(t) eps from x_t, each sample at its own t."""
+
+    @property
+    def path(self) -> GaussianPath: ...
+
+    def __call__(self, x_t: Float[Tensor, " n *chw"], t: Tensor, cond: Cond) -> Float[Tensor, " n *chw"]: ...
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """k pictures of each prompt and how good each is (higher is better): a pair, a ranked list, or real and fake."""
+
+    x0: Float[Tensor, "b k *chw"]
+    scores: Float[Tensor, "b k"]
+    cond: Cond = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Where on the path policy and reference are compared.
+
+    All candidates of a prompt share t and weight; weight multiplies the squared error of the native prediction."""
+
+    x_t: Float[Tensor, "b k *chw"]
+    target: Float[Tensor, "b k *chw"]
+    t: Tensor
+    weight: Float[Tensor, " b"]
+    cond: Cond = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Weighted squared errors of both models, mean over elements, float32 or better."""
+
+    policy: Float[Tensor, "b k"]
+    reference: Float[Tensor, "b k"]
+
+    @property
+    def log_ratio(self) -> Float[Tensor, "b k"]:
+        """(reference - policy) / 2, in nats per element and unit weight: positive where the policy fits better.
+
+        The 1/2 is that of the Gaussian log-density, so beta equals the `beta_dpo` of the official Diffusion-DPO code."""
+        return (self.reference - self.policy) / 2
+
+
+Objective: TypeAlias = Callable[[Errors, Tensor], Tensor]
+"""(errors, scores "b k") -> loss "b"; a frozen dataclass with `__call__`."""
