@@ -77,6 +77,13 @@ def _rasterise(svg: str) -> bytes:
     return bytes(resvg_py.svg_to_bytes(svg_string=svg, width=4 * SIZE, height=4 * SIZE))
 
 
+def sentences(packages: Path) -> list[str]:
+    """Captions and synonyms of every emoji, the text that the vocabulary is learned from."""
+    with tarfile.open(packages / ARCHIVES["openmoji"]) as tar:
+        rows = json.load(tar.extractfile("package/data/openmoji.json"))
+    return [f"{row['annotation']}, {row['tags']}, {row['openmoji_tags']}".lower() for row in rows]
+
+
 def load(packages: Path) -> list[Emoji]:
     """Every emoji that all three artists drew, in Unicode's order; `common` marks the chosen captions."""
     files: dict[str, dict[str, bytes]] = {}

@@ -1,0 +1,125 @@
+"""Backbones: diffusers pipelines seen as a network on a path. One family of pipelines is one module.
+
+A family module has the names of `Family`; `find_family` picks it by the class that the pipeline's folder names.
+"""
+
+import hashlib
+import importlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from diffpref.path import GaussianPath
+from diffpref.types import Backbone, Cond
+
+FAMILIES = {"StableDiffusionXLPipeline": "diffpref.backbones.sdxl"}
+
+if not torch.cuda.is_available():
+    # diffusers imports xformers where it is installed, and that warns of its CUDA parts on every machine without them.
+    logging.getLogger("xformers").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a base model's weights come from."""
+
+    source: str
+    revision: str | None = None
+    variant: str | None = None
+    vae: str | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments for diffusers' `from_pretrained`."""
+        return {"revision": self.revision, "variant": self.variant}
+
+
+class Encoder(Protocol):
+    """Pictures and prompts to what the network sees; held in memory only while the cache is filled."""
+
+    identity: str
+    """Names the weights and their precision: equal identities encode equally."""
+
+    def encode_pictures(self, pictures: Tensor, generators: Sequence[torch.Generator]) -> Tensor: ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]: ...
+
+
+class Family(Protocol):
+    """What a backbone module provides."""
+
+    COMPONENT: str
+    LORA_TARGETS: Sequence[str]
+
+    def load_network(self, checkpoint: Checkpoint, dtype: torch.dtype) -> torch.nn.Module: ...
+
+    def load_path(self, checkpoint: Checkpoint) -> GaussianPath: ...
+
+    def backbone(self, network: torch.nn.Module, path: GaussianPath) -> Backbone: ...
+
+    def draw_t(self, path: GaussianPath, generator: torch.Generator) -> Tensor: ...
+
+    def time_fraction(self, t: Tensor) -> Tensor: ...
+
+    def load_encoder(self, checkpoint: Checkpoint, device: torch.device) -> Encoder: ...
+
+    def empty_prompt(self, checkpoint: Checkpoint, encoder: Encoder) -> dict[str, Tensor]: ...
+
+    def group_cond(self, prompts: Cond, resolution: int) -> dict[str, Tensor]: ...
+
+    def load_decoder(self, checkpoint: Checkpoint, network: torch.nn.Module, device: torch.device) -> Any: ...
+
+    def sample(self, decoder: Any, prompts: Cond, empty: Cond, **options: Any) -> list[Any]: ...
+
+    def save_lora(self, network: torch.nn.Module, folder: Path) -> None: ...
+
+
+def find_family(checkpoint: Checkpoint) -> Family:
+    """The family of a pipeline folder or hub name.
+
+    Raises:
+        ValueError: nothing there, no pipeline, or a pipeline of an unsupported class; names which and what to do.
+    """
+    name = _pipeline_class(checkpoint)
+    if name not in FAMILIES:
+        raise ValueError(f"{checkpoint.source} is a {name}; supported pipelines are {', '.join(FAMILIES)}.")
+    # A module with these names; a type checker cannot compare a module loaded by name with the protocol.
+    return importlib.import_module(FAMILIES[name])  # type: ignore[return-value]
+
+
+def _pipeline_class(checkpoint: Checkpoint) -> str:
+    source = checkpoint.source
+    if not source:
+        raise ValueError("pretrained_model_name_or_path is empty: give a pipeline folder or a name on the hub.")
+    if Path(source).is_dir():
+        index = Path(source) / "model_index.json"
+        if not index.is_file():
+            raise ValueError(f"{source} is no diffusers pipeline: it has no model_index.json. Give its parent folder?")
+        return json.loads(index.read_text())["_class_name"]
+    from diffusers import DiffusionPipeline
+
+    try:
+        config = DiffusionPipeline.load_config(source, revision=checkpoint.revision)
+    except (OSError, ValueError) as problem:
+        raise ValueError(
+            f"{source}: no such folder, and no such pipeline could be read from the hub. Check "
+            f"pretrained_model_name_or_path, the network, and `hf auth login` for gated models. ({problem})"
+        ) from None
+    return dict(config)["_class_name"]  # type: ignore[call-overload]
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """A short name for a module's weights: equal for equal values, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        # A thousand values of each tensor, evenly spread, tell any two trained models apart and cost no second.
+        picked = flat[:: max(1, flat.numel() // 1000)].contiguous()
+        digest.update(picked.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

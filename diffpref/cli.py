@@ -1,0 +1,61 @@
+"""The `diffpref` command: finds the subcommand, and imports nothing heavy before it is known."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "quickstart": ("diffpref.quickstart", "the whole road on a small real model: samples, DPO, samples, report"),
+    "train": ("diffpref.train", "fine-tune a model on preferences (the same as accelerate launch -m diffpref.train)"),
+    "data": ("diffpref.data.command", "look at, check and convert preference data"),
+    "doctor": ("diffpref.doctor", "what this machine has, and what would go wrong"),
+}
+
+
+def _help() -> str:
+    lines = [f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: diffpref COMMAND [--help]",
+            "",
+            "Preference fine-tuning of diffusion models.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "  --version   print the version",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit status: 0 done, 1 the user's input cannot work, 2 a wrong command line."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if given else 2
+    if given[0] == "--version":
+        from diffpref import __version__
+
+        print(__version__)
+        return 0
+    if given[0] not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(given[0], COMMANDS, n=1)
+        hint = f" Perhaps you meant {close[0]!r}." if close else ""
+        print(f"diffpref: no command {given[0]!r}.{hint}\n\n{_help()}", file=sys.stderr)
+        return 2
+    return report_errors(importlib.import_module(COMMANDS[given[0]][0]).main, given[1:])
+
+
+def report_errors(command, arguments: list[str]) -> int:
+    """The command's status; what a user can mend (ValueError, OSError) is printed as one message, without a traceback."""
+    try:
+        return command(arguments)
+    except (ValueError, OSError) as problem:
+        print(f"diffpref: error: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("diffpref: stopped.", file=sys.stderr)
+        return 130

@@ -1,0 +1,166 @@
+"""Preferences to an encoded data set: every picture and every unique prompt through the encoder once."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffpref.backbones import Encoder
+from diffpref.data.cache import TensorStore, content_key, require_space, to_dtype
+from diffpref.data.rows import Picture, Preferences, decode
+from diffpref.types import Candidates, Cond
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How pictures become tensors: resized on the shorter side, cropped to a square, perhaps mirrored."""
+
+    resolution: int
+    crop: str = "center"
+    flip: bool = False
+    seed: int = 0
+
+    def offset(self, where: str) -> tuple[float, float]:
+        """Where a group's crop lies between the edges (0 to 1); shared by its pictures."""
+        if self.crop == "center":
+            return 0.5, 0.5
+        place = random.Random(f"{self.seed}/{where}")
+        return place.random(), place.random()
+
+
+@dataclass(frozen=True)
+class Group:
+    """One row after encoding: keys into the store."""
+
+    pictures: tuple[str, ...]
+    mirrored: tuple[str, ...]
+    prompt: str
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class EncodedPreferences:
+    """Groups whose latents and prompts lie in a store; indexing decodes nothing and encodes nothing."""
+
+    groups: Sequence[Group]
+    store: TensorStore
+    empty: Cond
+    fingerprint: str
+    """Names the data: equal for equal rows, pictures, encoder and framing."""
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def candidates(self, indices: Sequence[int], mirrored: Sequence[bool], dropped: Sequence[bool]) -> Candidates:
+        """The groups at the indices, mirrored and with the empty prompt where asked, in float32."""
+        latents, scores, prompts = [], [], []
+        for index, mirror, drop in zip(indices, mirrored, dropped, strict=True):
+            group = self.groups[index]
+            keys = group.mirrored if mirror else group.pictures
+            latents.append(torch.stack([self.store.get(key)["latent"] for key in keys]))
+            scores.append(torch.tensor(group.scores))
+            prompts.append({n: v[0] for n, v in self.empty.items()} if drop else self.store.get(group.prompt))
+        cond = {name: torch.stack([prompt[name].float() for prompt in prompts]) for name in prompts[0]}
+        return Candidates(torch.stack(latents).float(), torch.stack(scores).float(), cond)
+
+
+def to_square(picture: Image.Image, resolution: int, offset: tuple[float, float]) -> Tensor:
+    """The picture as "3 r r" in [-1, 1]: shorter side to the resolution (Lanczos), then cropped at the offset."""
+    width, height = picture.size
+    scale = resolution / min(width, height)
+    size = max(resolution, round(width * scale)), max(resolution, round(height * scale))
+    if size != picture.size:
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    left, top = (round(place * (side - resolution)) for place, side in zip(offset, size, strict=True))
+    picture = picture.crop((left, top, left + resolution, top + resolution))
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _bytes(picture: Picture) -> bytes:
+    return picture if isinstance(picture, bytes) else picture.read_bytes()
+
+
+def encode_preferences(
+    preferences: Preferences,
+    encoder: Encoder,
+    store: TensorStore,
+    framing: Framing,
+    *,
+    dtype: str,
+    empty: Cond,
+    batch_size: int = 8,
+    share: tuple[int, int] = (0, 1),
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> EncodedPreferences:
+    """Fill the store with what is missing, and return the data set.
+
+    Args:
+        share: (rank, processes): this process encodes every processes-th missing tensor. The caller must wait for
+            the others and `store.refresh()` before it reads.
+        report: called with (encoded, to encode) pictures.
+
+    Raises:
+        ValueError: a picture that cannot be decoded, or a disk that is too small; names the row.
+    """
+    look = f"{framing.resolution}/{dtype}/{encoder.identity}"
+    groups: list[Group] = []
+    texts: dict[str, str] = {}
+    # Places, not pictures: the pictures of a large data set do not fit in memory.
+    todo: dict[str, tuple[int, int, tuple[float, float], bool]] = {}
+    for index, row in enumerate(preferences):
+        offset = framing.offset(row.where)
+        keys: dict[bool, list[str]] = {False: [], True: []}
+        for place, picture in enumerate(row.pictures):
+            data = _bytes(picture)
+            for mirror in (False, True) if framing.flip else (False,):
+                key = content_key(data, look, f"{offset}", f"mirrored {mirror}")
+                keys[mirror].append(key)
+                if key not in store:
+                    todo.setdefault(key, (index, place, offset, mirror))
+        prompt = content_key(row.prompt, dtype, encoder.identity)
+        texts[prompt] = row.prompt
+        groups.append(Group(tuple(keys[False]), tuple(keys[True]), prompt, row.scores))
+    rank, processes = share
+    _encode_prompts({key: texts[key] for key in store.missing(texts)[rank::processes]}, encoder, store, dtype)
+    mine = list(todo.items())[rank::processes]
+    for done, batch in _batches(mine, batch_size):
+        pictures = []
+        for _, (index, place, offset, mirror) in batch:
+            row = preferences[index]
+            try:
+                square = to_square(decode(row.pictures[place]), framing.resolution, offset)
+            except ValueError as problem:
+                raise ValueError(f"{row.where}, picture {place + 1}: {problem}") from None
+            pictures.append(square.flip(-1) if mirror else square)
+        # The draw from the autoencoder's posterior belongs to the picture, not to the run.
+        draws = [torch.Generator().manual_seed(int(key[:15], 16)) for key, _ in batch]
+        latents = encoder.encode_pictures(torch.stack(pictures), draws).to(to_dtype(dtype))
+        if done == 0:
+            one = latents[0].numel() * latents.element_size()
+            require_space(store.folder, 2 * one * len(mine), "the latent cache")
+        for (key, (row, place, _, _)), latent in zip(batch, latents, strict=True):
+            if not latent.isfinite().all():
+                raise ValueError(
+                    f"{row.where}, picture {place + 1}: its latent is not finite; use --cache_dtype float32."
+                )
+            store.add(key, {"latent": latent})
+        report(done + len(batch), len(mine))
+    store.flush()
+    digest = content_key(*(repr(group) for group in groups))
+    return EncodedPreferences(groups, store, empty, digest)
+
+
+def _batches(items: Sequence, size: int) -> Iterator[tuple[int, Sequence]]:
+    for start in range(0, len(items), size):
+        yield start, items[start : start + size]
+
+
+def _encode_prompts(texts: dict[str, str], encoder: Encoder, store: TensorStore, dtype: str) -> None:
+    for _, batch in _batches(list(texts.items()), 16):
+        encoded = encoder.encode_prompts([text for _, text in batch])
+        for place, (key, _) in enumerate(batch):
+            store.add(key, {name: value[place].to(to_dtype(dtype)) for name, value in encoded.items()})

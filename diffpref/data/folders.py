@@ -1,0 +1,120 @@
+"""Pairs from two folders of pictures, `w/` and `l/` (or `chosen/` and `rejected/`), matched by file stem."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffpref.data.rows import BadRow, Preferences, Row
+from diffpref.data.tables import SKIP_REMEDY, OnBadRow, read_rows
+
+FOLDERS = (("w", "l"), ("chosen", "rejected"))
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+CAPTION_FILES = ("captions.json", "captions.csv", "metadata.jsonl", "metadata.csv")
+_NAME_COLUMNS = ("file_name", "file", "image", "name", "stem")
+_TEXT_COLUMNS = ("text", "caption", "prompt")
+
+
+def pair_folders(root: Path) -> tuple[Path, Path] | None:
+    """The folders of the better and of the worse pictures, if `root` has both."""
+    pairs = ((root / better, root / worse) for better, worse in FOLDERS)
+    return next((pair for pair in pairs if pair[0].is_dir() and pair[1].is_dir()), None)
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """Stem (with inner folders) -> picture."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
+            continue
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in found:
+            raise ValueError(f"{path} and {found[stem].name} have the same stem: rename or remove one.")
+        found[stem] = path
+    if not found:
+        raise ValueError(f"{folder} holds no picture: put files with {', '.join(PICTURE_SUFFIXES)} there.")
+    return found
+
+
+def _field(record: object, columns: tuple[str, ...], where: str) -> str:
+    value = next((record[c] for c in columns if c in record), None) if isinstance(record, dict) else None
+    if not isinstance(value, str):
+        raise ValueError(f"{where} has no text in {' or '.join(columns)}: each entry needs a file and a caption.")
+    return value
+
+
+def _entries(path: Path) -> Iterator[tuple[str, str]]:
+    """(file name, caption) of each entry of a caption file."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".csv":
+            records: object = list(csv.DictReader(text.splitlines()))
+        elif path.suffix == ".jsonl":
+            records = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            records = json.loads(text)
+    except ValueError as problem:
+        raise ValueError(f"{path} cannot be read ({problem}): write valid UTF-8 {path.suffix[1:]}.") from None
+    if isinstance(records, dict):
+        records = [{"file_name": name, "text": caption} for name, caption in records.items()]
+    if not isinstance(records, list):
+        raise ValueError(f"{path} must be an object {{file name: caption}} or a list of entries.")
+    for number, record in enumerate(records):
+        where = f"{path} entry {number}"
+        yield _field(record, _NAME_COLUMNS, where), _field(record, _TEXT_COLUMNS, where)
+
+
+def _listed_captions(root: Path, folders: tuple[Path, Path]) -> dict[str, str]:
+    """Stem -> caption from all caption files, in `root` or in either folder."""
+    captions: dict[str, str] = {}
+    inside = {folder.name for folder in folders}
+    for path in (folder / name for folder in (root, *folders) for name in CAPTION_FILES):
+        if not path.is_file():
+            continue
+        for name, caption in _entries(path):
+            parts = Path(name).parts
+            inner = Path(*parts[1:]) if parts and parts[0] in inside else Path(name)
+            stem = inner.with_suffix("") if inner.suffix.lower() in PICTURE_SUFFIXES else inner
+            if captions.setdefault(stem.as_posix(), caption) != caption:
+                raise ValueError(f"{path} gives {name} a second, different caption: keep one.")
+    return captions
+
+
+def _caption(stem: str, root: Path, folders: tuple[Path, Path], listed: dict[str, str]) -> str:
+    files = [path for path in (folder / f"{stem}.txt" for folder in (*folders, root)) if path.is_file()]
+    texts = {path.read_text(encoding="utf-8-sig").strip(): path for path in files}
+    if len(texts) > 1:
+        raise BadRow("two captions", f"{' and '.join(map(str, texts.values()))} differ: a pair has one caption.")
+    caption = next(iter(texts), listed.get(stem, "")).strip()
+    if not caption:
+        where = files[0] if files else f"{folders[0].name}/{stem}.txt, {folders[1].name}/{stem}.txt and {stem}.txt"
+        rule = "is empty" if files else "do not exist"
+        raise BadRow("no caption", f"{where} {rule}: write it, or list the caption in {' or '.join(CAPTION_FILES)}.")
+    return caption
+
+
+def read_folders(root: Path, folders: tuple[Path, Path], *, on_bad_row: OnBadRow, max_rows: int | None) -> Preferences:
+    """One row for each stem; the picture of the first folder has score 1, the other 0.
+
+    Raises:
+        ValueError: a picture without its partner or its caption (with on_bad_row="error").
+    """
+    better, worse = (_pictures(folder) for folder in folders)
+    listed = _listed_captions(root, folders)
+    rows: list[Row] = []
+    dropped: dict[str, int] = {}
+    for stem in sorted(better.keys() | worse.keys())[:max_rows]:
+        have = better.get(stem) or worse[stem]
+        try:
+            if stem not in better or stem not in worse:
+                lacking = folders[1] if stem in better else folders[0]
+                raise BadRow("no partner", f"no picture named {stem} in {lacking}: add it, or remove {have.name}.")
+            caption = _caption(stem, root, folders, listed)
+        except BadRow as problem:
+            if on_bad_row == "error":
+                raise ValueError(f"{have}: {problem} {SKIP_REMEDY}") from None
+            dropped[problem.reason] = dropped.get(problem.reason, 0) + 1
+            continue
+        where = f"folder {have.relative_to(root).as_posix()}"
+        rows.append(Row(caption, (better[stem], worse[stem]), (1.0, 0.0), where))
+    return read_rows(str(root), f"folders {folders[0].name}/ and {folders[1].name}/", rows, dropped=dropped)

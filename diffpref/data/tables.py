@@ -1,0 +1,169 @@
+"""Rows out of Arrow tables: a first pass that opens no picture decides what is kept, later reads fetch one row."""
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diffpref.data.rows import BadRow, Picture, Preferences, Row, count_dropped, count_reasons
+from diffpref.data.schemas import Cells, Choice, Schema
+
+OnBadRow: TypeAlias = Literal["error", "skip"]
+SKIP_REMEDY = 'Or leave such rows out with --on_bad_row skip (in Python: on_bad_row="skip").'
+_BATCH = 1000
+# Stands for a picture's bytes in the first pass.
+_PRESENT = b"?"
+
+
+@runtime_checkable
+class ArrowRows(Protocol):
+    """A `datasets.Dataset` with format "arrow": a slice is a pyarrow.Table without decoded pictures."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Table:
+    """One file or split: its rows, its schema, and where its relative picture paths start."""
+
+    where: str
+    rows: ArrowRows
+    schema: Schema
+    names: Mapping[str, str]
+    """The schema's column name -> the table's."""
+    folder: Path | None = None
+    """The folder of the file; picture paths are relative to it or to a folder in it."""
+
+    def choice(self, cells: Cells) -> Choice | str:
+        """What the row means or why it is left out; every picture cell holds bytes or a path."""
+        choice = self.schema.convert(cells)
+        if isinstance(choice, Choice):
+            for number, cell in enumerate(choice.cells):
+                _check_cell(cell, number)
+        return choice
+
+    def outlines(self, stop: int) -> Iterator[Cells]:
+        """The first `stop` rows, where `_PRESENT` stands for the bytes of a picture."""
+        for start in range(0, stop, _BATCH):
+            batch = self.rows[start : min(start + _BATCH, stop)]
+            columns = {name: _outline(batch.column(column)) for name, column in self.names.items()}
+            yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+
+    def row(self, number: int) -> Row:
+        """The row of that number, with its pictures."""
+        line = self.rows[number : number + 1]
+        choice = self.choice({name: line.column(column)[0].as_py() for name, column in self.names.items()})
+        assert isinstance(choice, Choice), "only kept rows are read"
+        pictures = tuple(self._picture(cell) for cell in choice.cells)
+        return Row(choice.prompt, pictures, choice.scores, f"{self.where} row {number}", choice.models)
+
+    def _picture(self, cell: object) -> Picture:
+        content = cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell
+        if isinstance(content, bytes):
+            return content
+        path = Path(str(content))
+        if self.folder is None or path.is_absolute() or (self.folder / path).exists():
+            return path if self.folder is None else self.folder / path
+        beside = (inner / path for inner in sorted(self.folder.iterdir()) if inner.is_dir())
+        return next((found for found in beside if found.exists()), self.folder / path)
+
+
+def _check_cell(cell: object, number: int) -> None:
+    content = cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell
+    if content is None or content == "" or content == b"":
+        raise BadRow("no picture", f"picture {number} is empty: give its bytes or its path.")
+    if not isinstance(content, (bytes, str)):
+        kind = type(content).__name__
+        raise BadRow(
+            "picture of a wrong type", f"picture {number} must be bytes, a path or {{bytes, path}}, got {kind}."
+        )
+    if isinstance(content, str) and content.startswith(("http://", "https://")):
+        raise BadRow("picture is a URL", f"picture {number} is the URL {content:.80}: download it and give its path.")
+
+
+def _outline(column: pa.ChunkedArray) -> list[object]:
+    """The cells, with `_PRESENT` for bytes and {bytes, path} structs, so that no picture is copied."""
+    return [cell for chunk in column.chunks for cell in _outline_chunk(chunk)]
+
+
+def _outline_chunk(chunk: pa.Array) -> list[object]:
+    kind = chunk.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return [_PRESENT if length else None for length in pc.call_function("binary_length", [chunk]).to_pylist()]
+    if pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}:
+        fields = dict(zip((field.name for field in kind), chunk.flatten(), strict=True))
+        stored, paths = _outline_chunk(fields["bytes"]), fields["path"].to_pylist()
+        return [bytes_ if bytes_ is not None else path for bytes_, path in zip(stored, paths, strict=True)]
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        cells = iter(_outline_chunk(chunk.flatten()))
+        lengths = pc.call_function("list_value_length", [chunk]).to_pylist()
+        return [None if length is None else [next(cells) for _ in range(length)] for length in lengths]
+    return chunk.to_pylist()
+
+
+@dataclass(frozen=True)
+class _Reader:
+    tables: tuple[Table, ...]
+    starts: tuple[int, ...]
+
+    def __call__(self, number: int) -> Row:
+        table = bisect_right(self.starts, number) - 1
+        return self.tables[table].row(number - self.starts[table])
+
+
+def read_tables(source: str, tables: Sequence[Table], *, on_bad_row: OnBadRow, max_rows: int | None) -> Preferences:
+    """The usable rows of all tables, of which at most `max_rows` are looked at.
+
+    Raises:
+        ValueError: a row that means nothing (with on_bad_row="error"), or no row that can be used.
+    """
+    starts = [0]
+    index: list[int] = []
+    scores: list[tuple[float, ...]] = []
+    dropped: Counter[str] = Counter()
+    # Labels repeat: sharing equal tuples keeps a million pairs small.
+    shared: dict[tuple[float, ...], tuple[float, ...]] = {}
+    for table in tables:
+        left = len(table.rows) if max_rows is None else min(len(table.rows), max_rows - starts[-1])
+        for number, cells in enumerate(table.outlines(left)):
+            try:
+                choice = table.choice(cells)
+            except BadRow as problem:
+                if on_bad_row == "error":
+                    raise ValueError(f"{table.where} row {number}: {problem} {SKIP_REMEDY}") from None
+                choice = problem.reason
+            if isinstance(choice, str):
+                dropped[choice] += 1
+            else:
+                index.append(starts[-1] + number)
+                scores.append(shared.setdefault(choice.scores, choice.scores))
+        starts.append(starts[-1] + left)
+    if not index:
+        raise ValueError(f"{source}: no usable row among {starts[-1]} read: {count_reasons(dropped)}.")
+    line = f"read: {starts[-1]} rows, {len(index)} kept{count_dropped(dropped)}"
+    name = " + ".join(dict.fromkeys(table.schema.name for table in tables))
+    return Preferences(source, name, _Reader(tuple(tables), tuple(starts)), index, scores, dict(dropped), (line,))
+
+
+def read_rows(
+    source: str,
+    schema: str,
+    rows: Sequence[Row],
+    *,
+    dropped: Mapping[str, int] | None = None,
+    max_rows: int | None = None,
+) -> Preferences:
+    """Rows that are in memory already (pictures by path) as a collection."""
+    counts = dict(dropped or {})
+    kept = rows if max_rows is None else rows[:max_rows]
+    if not kept:
+        raise ValueError(f"{source}: no usable row: {count_reasons(counts)}.")
+    line = f"read: {len(kept) + sum(counts.values())} rows, {len(kept)} kept{count_dropped(counts)}"
+    return Preferences(source, schema, kept.__getitem__, range(len(kept)), [r.scores for r in kept], counts, (line,))

@@ -1,0 +1,21 @@
+"""`accelerate launch -m diffpref.train --config FILE [--key value ...]`: one training run."""
+
+import sys
+
+
+def main(arguments: list[str]) -> int:
+    """Parse the settings and train; ValueErrors are the user's to mend."""
+    from diffpref.config import parse
+
+    config = parse(arguments)
+    from diffpref.training.loop import train
+
+    folder = train(config)
+    print(f"done: {folder / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    from diffpref.cli import report_errors
+
+    sys.exit(report_errors(main, sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""One training loop and what surrounds it."""

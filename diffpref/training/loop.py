@@ -1,0 +1,184 @@
+"""The one training loop: settings in, a trained adapter or network in the output directory.
+
+Read `train` from top to bottom: prepare, then for every step the probe, both models' errors, the objective's loss, its
+gradient, and the figures that tell whether the run is healthy.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from diffusers.training_utils import EMAModel
+from tqdm.auto import tqdm
+
+from diffpref.config import TrainConfig, to_mapping
+from diffpref.errors import compare
+from diffpref.probe import forward_probe
+from diffpref.training import prepare
+from diffpref.training.checkpoint import State, load_checkpoint, save_checkpoint
+from diffpref.training.environment import peak_memory_gib
+from diffpref.training.health import CollapseAlarm, pair_table, summarize
+from diffpref.training.optimizer import build_optimizer, build_schedule, effective_rate
+from diffpref.training.output import save_output
+from diffpref.training.report import write_report
+from diffpref.training.samples import draw_samples
+from diffpref.training.stream import batches
+
+POSTFIX = {"loss": "loss", "acc": "rewards/accuracies", "margin": "rewards/margins", "chosen": "error/chosen/ratio"}
+
+
+def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
+    """Run the training that the settings describe, and return its output directory.
+
+    Raises:
+        ValueError: settings, data or a checkpoint that cannot work; before the first step, naming what and the remedy.
+    """
+    trackers = prepare.check_settings(config)
+    run, settings = config.run, config.optimization
+    resume = prepare.claim_output(config)
+    family = prepare.select_family(config)
+    rows = prepare.read_pairs(config)
+    accelerator = Accelerator(
+        mixed_precision=run.mixed_precision,
+        log_with=trackers or None,  # type: ignore[arg-type]
+        project_config=ProjectConfiguration(project_dir=str(run.output_dir), logging_dir=str(run.output_dir / "logs")),
+    )
+    main = accelerator.is_main_process
+    say_once = say if main else lambda line: None
+    if run.allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = True
+    say_once(rows.summary())
+    if main:
+        prepare.write_provenance(config)
+    encoded = prepare.encode(config, family, accelerator, rows, say_once)
+    models = prepare.build_models(config, family, accelerator)
+    processes = accelerator.num_processes
+    identity = prepare.identity(config, models, encoded.data, processes)
+    prepare.check_resume(resume, config, models, encoded.data, processes)
+
+    parameters = [p for p in models.network.parameters() if p.requires_grad]
+    optimizer = accelerator.prepare_optimizer(
+        build_optimizer(parameters, settings, effective_rate(settings, processes))
+    )
+    schedule = build_schedule(optimizer, settings)
+    ema = EMAModel(parameters, decay=config.adapter.ema_decay) if config.adapter.use_ema else None
+    parts = {"optimizer": optimizer, "schedule": schedule}
+    if accelerator.scaler is not None:
+        parts["scaler"] = accelerator.scaler
+    state = State(models.network, config.adapter.adapter, parts, ema)
+    first = load_checkpoint(resume, state) if resume else 0
+    if trackers:
+        flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in to_mapping(config).items()}
+        accelerator.init_trackers(run.tracker_name, config=flat)
+    log = MetricsLog(run.output_dir / "metrics.jsonl", first) if main else None
+    accumulation = settings.gradient_accumulation_steps
+    stream = batches(
+        encoded.data,
+        family,
+        models.path,
+        flip=config.data.random_flip,
+        empty=config.data.proportion_empty_prompts,
+        seed=run.seed,
+        size=settings.train_batch_size,
+        first_step=first,
+        steps=settings.max_train_steps,
+        accumulation=accumulation,
+        share=(accelerator.process_index, processes),
+    )
+
+    def sample(step: int) -> None:
+        if main and config.validation.validation_prompts:
+            draw_samples(config, family, models.network, encoded, ema, parameters, accelerator, step)
+        accelerator.wait_for_everyone()
+
+    if first == 0:
+        sample(0)
+    alarm, tables = CollapseAlarm(), []
+    seen, clock = first, time.monotonic()
+    bar = tqdm(total=settings.max_train_steps, initial=first, disable=not main, desc="train", unit="step")
+    for step in range(first, settings.max_train_steps):
+        for part in range(accumulation):
+            batch = next(stream).to(accelerator.device)
+            candidates = batch.candidates
+            cond = family.group_cond(candidates.cond, config.data.resolution)
+            probe = forward_probe(models.path, candidates.x0, batch.t, batch.eps, cond)
+            last = part == accumulation - 1
+            with accelerator.autocast(), nullcontext() if last else accelerator.no_sync(models.prepared):
+                errors = compare(models.policy, models.reference, probe)
+                loss = config.objective(errors, candidates.scores)
+                accelerator.backward(loss.mean() / accumulation)
+            tables.append(
+                pair_table(errors, candidates.scores, loss, family.time_fraction(batch.t), config.objective.beta)
+            )
+        norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        if not accelerator.optimizer_step_was_skipped:
+            schedule.step()
+            if ema is not None:
+                ema.step(parameters)
+        done = step + 1
+        bar.update()
+        if done % run.logging_steps == 0 or done == settings.max_train_steps:
+            metrics = summarize(accelerator.gather(torch.cat(tables)))
+            metrics |= {
+                "learning_rate": schedule.get_last_lr()[0],
+                "grad_norm": float(norm) if norm is not None else float("nan"),
+                "epoch": done * settings.train_batch_size * accumulation * processes / len(encoded.data),
+                "seconds_per_step": (time.monotonic() - clock) / (done - seen),
+                "peak_memory_gib": peak_memory_gib(),
+            }
+            tables.clear()
+            trouble = alarm(metrics)
+            accelerator.log(metrics, step=done)
+            bar.set_postfix({short: f"{metrics[name]:.3f}" for short, name in POSTFIX.items()}, refresh=False)
+            if log is not None:
+                log.write(done, metrics, trouble)
+            if trouble:
+                bar.write(f"step {done}: {trouble}")
+            if not metrics["loss"] < float("inf"):
+                raise ValueError(
+                    f"step {done}: the loss is {metrics['loss']}. Use mixed_precision bf16 or no, or a lower rate."
+                )
+            seen, clock = done, time.monotonic()
+        if main and done % run.checkpointing_steps == 0:
+            save_checkpoint(run.output_dir, done, state, identity, run.checkpoints_total_limit)
+        if done % config.validation.validation_steps == 0 or done == settings.max_train_steps:
+            paused = time.monotonic()
+            sample(done)
+            clock += time.monotonic() - paused
+    bar.close()
+    accelerator.wait_for_everyone()
+    if main:
+        save_output(config, family, models.network, ema, parameters)
+        write_report(run.output_dir)
+    accelerator.end_training()
+    return run.output_dir
+
+
+class MetricsLog:
+    """metrics.jsonl: one line for each summary, whole lines only; on resume, later lines of the old run are dropped."""
+
+    def __init__(self, path: Path, first_step: int) -> None:
+        self.path = path
+        kept = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                if json.loads(line)["step"] <= first_step:
+                    kept.append(line)
+            except (json.JSONDecodeError, KeyError):
+                continue
+        path.write_text("".join(line + "\n" for line in kept))
+
+    def write(self, step: int, metrics: dict[str, float], alarm: str | None) -> None:
+        """Append one summary."""
+        record: dict[str, object] = {"step": step, **metrics}
+        if alarm:
+            record["alarm"] = alarm
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")

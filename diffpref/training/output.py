@@ -1,0 +1,50 @@
+"""What a run leaves for its user: weights that stock diffusers loads, and a model card."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+from diffusers.training_utils import EMAModel
+
+from diffpref import atomic
+from diffpref.backbones import Family
+from diffpref.config import TrainConfig, to_mapping
+from diffpref.training.card import write_card
+from diffpref.training.environment import versions
+from diffpref.training.samples import averaged
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def save_output(
+    config: TrainConfig,
+    family: Family,
+    network: torch.nn.Module,
+    ema: EMAModel | None,
+    parameters: Sequence[torch.nn.Parameter],
+) -> None:
+    """Write pytorch_lora_weights.safetensors, or the whole network's folder, and README.md to the output directory.
+
+    With an average (EMA) it is the averaged weights that are written, as the diffusers scripts do."""
+    folder = config.run.output_dir
+    with averaged(ema, parameters):
+        if config.adapter.adapter == "lora":
+            with atomic.new_folder(folder / "lora.new") as new:
+                family.save_lora(network, new)
+            os.replace(folder / "lora.new" / LORA_FILE, folder / LORA_FILE)
+            (folder / "lora.new").rmdir()
+        else:
+            with atomic.new_folder(folder / family.COMPONENT) as new:
+                network.save_pretrained(new)  # type: ignore[operator]
+    flat = to_mapping(config)
+    prompts = config.validation.validation_prompts
+    write_card(
+        folder,
+        base_model=config.model.pretrained_model_name_or_path,
+        method=str(flat["objective"]),
+        objective={name: flat[name] for name in ("beta", "anchor", "sft")},
+        dataset=config.data.dataset_name,
+        adapter=config.adapter.adapter,
+        prompt=prompts[0] if prompts else "",
+        versions=versions(),
+    )

@@ -1,0 +1,225 @@
+"""Everything before the first step: settings checked, data read and encoded, the network and its reference built.
+
+The cheapest checks come first, so that a mistake costs seconds, not the hour that encoding takes.
+"""
+
+import gc
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from diffpref import atomic
+from diffpref.backbones import Checkpoint, Encoder, Family, find_family, weights_hash
+from diffpref.backbones.lora import attach_lora
+from diffpref.backbones.reference import AdapterOff, frozen_copy
+from diffpref.config import TrainConfig, to_mapping
+from diffpref.data.cache import TensorStore, require_space
+from diffpref.data.check import check_rows
+from diffpref.data.encode import EncodedPreferences, Framing, encode_preferences
+from diffpref.data.rows import Preferences
+from diffpref.data.sources import as_pairs, read_preferences
+from diffpref.path import GaussianPath
+from diffpref.training.checkpoint import check_identity, find_checkpoint
+from diffpref.training.environment import describe
+from diffpref.training.optimizer import check_optimizer
+from diffpref.training.trackers import check_trackers
+from diffpref.types import Backbone, Cond
+
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+OUTPUTS = ("checkpoint-*", "samples", "metrics.jsonl", "report.html", "README.md", "evaluation.json", "*.safetensors")
+
+
+def checkpoint_of(config: TrainConfig) -> Checkpoint:
+    """The base model that the settings name."""
+    model = config.model
+    return Checkpoint(
+        model.pretrained_model_name_or_path, model.revision, model.variant, model.pretrained_vae_model_name_or_path
+    )
+
+
+def check_settings(config: TrainConfig) -> list[str]:
+    """The trackers to use; raises ValueError for settings that cannot work, before anything is read."""
+    check_optimizer(config.optimization)
+    if not config.data.dataset_name:
+        raise ValueError("dataset_name is empty: give a file, a folder or a data set on the hub.")
+    if not 0 <= config.data.proportion_empty_prompts <= 1:
+        raise ValueError(f"proportion_empty_prompts must be in [0, 1], got {config.data.proportion_empty_prompts}.")
+    if config.data.resolution < 8 or config.data.resolution % 8:
+        raise ValueError(f"resolution must be a multiple of 8, got {config.data.resolution}.")
+    for name in ("checkpointing_steps", "logging_steps"):
+        if getattr(config.run, name) < 1:
+            raise ValueError(f"{name} must be 1 or above, got {getattr(config.run, name)}.")
+    if config.run.enable_xformers_memory_efficient_attention and not torch.cuda.is_available():
+        raise ValueError("enable_xformers_memory_efficient_attention needs a CUDA GPU; leave it out on this machine.")
+    return check_trackers(config.run.report_to)
+
+
+def claim_output(config: TrainConfig) -> Path | None:
+    """Make the output directory this run's, and return the checkpoint to resume from.
+
+    Raises:
+        ValueError: the directory holds another run, or the named checkpoint is not there.
+    """
+    folder, run = config.run.output_dir, config.run
+    require_space(folder, 2**26, "a run")
+    resume = find_checkpoint(folder, run.resume_from_checkpoint) if run.resume_from_checkpoint else None
+    if (folder / "config.yaml").exists() and resume is None:
+        if not run.overwrite_output_dir and run.resume_from_checkpoint is None:
+            raise ValueError(
+                f"{folder} holds another run. Continue it with --resume_from_checkpoint latest, choose another "
+                "--output_dir, or delete what it wrote with --overwrite_output_dir True."
+            )
+        for pattern in OUTPUTS:
+            for path in folder.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    return resume
+
+
+def write_provenance(config: TrainConfig) -> None:
+    """config.yaml and environment.json in the output directory."""
+    import yaml
+
+    folder = config.run.output_dir
+    atomic.write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
+    atomic.write_json(folder / "environment.json", describe())
+
+
+def read_pairs(config: TrainConfig) -> Preferences:
+    """The checked rows of the data set, as pairs."""
+    data = config.data
+    pairs = [column.partition("=") for column in data.columns]
+    if any(not separator for _, separator, _ in pairs):
+        raise ValueError(f"columns must be written as prompt=my_caption, got {list(data.columns)}.")
+    rows = read_preferences(
+        data.dataset_name,
+        split=data.dataset_split,
+        columns={name: theirs for name, _, theirs in pairs} or None,
+        on_bad_row=data.on_bad_row,
+        max_rows=data.max_train_samples,
+    )
+    rows = as_pairs(rows, lists=data.lists)
+    return check_rows(rows, size_mismatch=data.size_mismatch, on_bad_row=data.on_bad_row)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What is left of the encoders once they are out of memory."""
+
+    data: EncodedPreferences
+    validation: Cond
+    empty: Cond
+
+
+def encode(
+    config: TrainConfig, family: Family, accelerator: Accelerator, rows: Preferences, say: Callable[[str], None]
+) -> Encoded:
+    """Latents and prompts, from the cache or through the encoders, which are freed before this returns."""
+    checkpoint, settings = checkpoint_of(config), config.data
+    encoder: Encoder = family.load_encoder(checkpoint, accelerator.device)
+    empty = {name: value.cpu() for name, value in family.empty_prompt(checkpoint, encoder).items()}
+    prompts = config.validation.validation_prompts
+    validation = {name: value.cpu() for name, value in encoder.encode_prompts(prompts).items()} if prompts else {}
+    store = TensorStore(settings.cache_dir or config.run.output_dir / "cache")
+    framing = Framing(settings.resolution, settings.crop, settings.random_flip, config.run.seed)
+
+    def report(done: int, total: int) -> None:
+        if done == total or done % 200 < 8:
+            say(f"encoded {done} of {total} pictures")
+
+    data = encode_preferences(
+        rows,
+        encoder,
+        store,
+        framing,
+        dtype=settings.cache_dtype,
+        empty=empty,
+        share=(accelerator.process_index, accelerator.num_processes),
+        report=report,
+    )
+    accelerator.wait_for_everyone()
+    store.refresh()
+    del encoder
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return Encoded(data, validation, empty)
+
+
+@dataclass(frozen=True)
+class Models:
+    """The trained network, as the policy sees it, and the reference. `prepared` is the network as accelerate wraps it."""
+
+    network: torch.nn.Module
+    prepared: torch.nn.Module
+    policy: Backbone
+    reference: Backbone
+    path: GaussianPath
+    base_hash: str
+
+
+def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) -> Models:
+    """The network with its adapter or as a whole, and the reference beside it."""
+    checkpoint, settings = checkpoint_of(config), config.adapter
+    dtype = DTYPES[config.run.mixed_precision]
+    lora = settings.adapter == "lora"
+    # All weights are trained in float32: an update at a usual learning rate is below half a step of bfloat16.
+    network = family.load_network(checkpoint, dtype if lora else torch.float32).to(accelerator.device)
+    base_hash = weights_hash(network)
+    path = family.load_path(checkpoint)
+    copied = None if lora else frozen_copy(network, dtype)
+    if lora:
+        attach_lora(network, settings.rank, settings.lora_target_modules or family.LORA_TARGETS)
+    if config.run.gradient_checkpointing:
+        network.enable_gradient_checkpointing()  # type: ignore[operator]
+    if config.run.enable_xformers_memory_efficient_attention:
+        for module in (network, copied):
+            if module is not None:
+                module.enable_xformers_memory_efficient_attention()  # type: ignore[operator]
+    network.train()
+    prepared = accelerator.prepare_model(network)
+    policy = family.backbone(prepared, path)
+    reference = AdapterOff(family.backbone(network, path), network) if copied is None else family.backbone(copied, path)
+    return Models(network, prepared, policy, reference, path, base_hash)
+
+
+def identity(config: TrainConfig, models: Models, data: EncodedPreferences, processes: int) -> dict[str, object]:
+    """What must be the same for a checkpoint to be continued exactly."""
+    flat, batch = to_mapping(config), config.optimization
+    keys = (
+        "objective",
+        "beta",
+        "anchor",
+        "sft",
+        "adapter",
+        "rank",
+        "lora_target_modules",
+        "optimizer",
+        "seed",
+        "use_ema",
+    )
+    keys += ("proportion_empty_prompts", "random_flip")
+    effective = batch.train_batch_size * batch.gradient_accumulation_steps * processes
+    return {
+        **{key: flat[key] for key in keys if key in flat},
+        "base_model": models.base_hash,
+        "data": data.fingerprint,
+        "effective_batch": effective,
+    }
+
+
+def check_resume(
+    path: Path | None, config: TrainConfig, models: Models, data: EncodedPreferences, processes: int
+) -> None:
+    """Raise ValueError where the checkpoint belongs to another run."""
+    if path is not None:
+        check_identity(path, identity(config, models, data, processes))
+
+
+def select_family(config: TrainConfig) -> Family:
+    """The family of the base model; raises ValueError where there is none."""
+    return find_family(checkpoint_of(config))

@@ -1,0 +1,56 @@
+"""What the data tests share: small real pictures, a private cache of `datasets`, and writers of source files."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pytest
+from PIL import Image
+
+MakePicture = Callable[..., bytes]
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
+    datasets.disable_progress_bars()
+
+
+@pytest.fixture
+def picture() -> MakePicture:
+    """Encoded bytes of a one-colour picture; a PNG's grey level survives exactly."""
+
+    def make(level: int, size: tuple[int, int] = (8, 6), kind: str = "PNG") -> bytes:
+        stream = io.BytesIO()
+        Image.new("RGB", size, (level, level, level)).save(stream, kind)
+        return stream.getvalue()
+
+    return make
+
+
+@pytest.fixture
+def parquet(tmp_path: Path) -> Callable[..., Path]:
+    """Writes columns to a parquet file the way `datasets` does, `{bytes, path}` structs for Image features."""
+
+    def write(columns: dict, name: str = "pairs.parquet", features: dict | None = None) -> Path:
+        known = datasets.Features(features) if features else None
+        datasets.Dataset.from_dict(columns, features=known).to_parquet(tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def json_file(tmp_path: Path) -> Callable[..., Path]:
+    def write(records: list[dict], name: str = "train.json") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".jsonl":
+            path.write_text("\n".join(json.dumps(record) for record in records))
+        else:
+            path.write_text(json.dumps(records))
+        return path
+
+    return write
