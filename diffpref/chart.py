@@ -57,7 +57,8 @@ def line_chart(
 
 
 def _drawable(point: Point | Band, log: bool) -> bool:
-    return all(math.isfinite(v) and abs(v) < 1e300 for v in point) and (not log or min(point[1:]) > 0)
+    # A NaN is below nothing; beyond 1e300 the range of the axis could overflow.
+    return all(abs(v) < 1e300 for v in point) and (not log or min(point[1:]) > 0)
 
 
 def _drawing(

@@ -8,7 +8,6 @@ COMMANDS = {
     "quickstart": ("diffpref.quickstart", "the whole road on a small real model: samples, DPO, samples, report"),
     "train": ("diffpref.train", "fine-tune a model on preferences (the same as accelerate launch -m diffpref.train)"),
     "data": ("diffpref.data.command", "look at, check and convert preference data"),
-    "doctor": ("diffpref.doctor", "what this machine has, and what would go wrong"),
 }
 
 
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report_errors(command, arguments: list[str]) -> int:
-    """The command's status; what a user can mend (ValueError, OSError) is printed as one message, without a traceback."""
+    """The command's status; what a user can mend (ValueError, OSError) becomes one message without a traceback."""
     try:
         return command(arguments)
     except (ValueError, OSError) as problem:

@@ -79,7 +79,7 @@ def variance_preserving(alphas_cumprod: Float[Tensor, " steps"], prediction: str
         prediction: "epsilon", "v_prediction" (v = alpha eps - sigma x0, Salimans & Ho 2022, app. D) or "sample" (x0).
 
     Raises:
-        ValueError: an unknown prediction, or alphas_cumprod outside [0, 1] (exclusive at the end where it divides).
+        ValueError: an unknown prediction, or alphas_cumprod outside [0, 1].
     """
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction must be one of {PREDICTIONS}, got {prediction!r}.")
@@ -91,7 +91,7 @@ def variance_preserving(alphas_cumprod: Float[Tensor, " steps"], prediction: str
 
     def at(values: Tensor) -> Schedule:
         def lookup(t: Tensor) -> Tensor:
-            if t.is_floating_point():
+            if t.dtype not in (torch.int32, torch.int64):
                 raise ValueError(f"t of a variance-preserving path is an integer index, got {t.dtype}.")
             return values.to(t.device)[t]
 
@@ -109,13 +109,20 @@ def rectified_flow() -> GaussianPath:
     """The straight path of SD3: x_t = (1 - t) x0 + t eps, velocity eps - x0; t in (0, 1), data at 0.
 
     Source: Liu et al. 2022; Esser et al. 2024, eq. 13."""
-    return GaussianPath(lambda t: 1 - t, lambda t: t, lambda t: -torch.ones_like(t), torch.ones_like)
+
+    def wide(t: Tensor) -> Tensor:
+        # 1 - t in bfloat16 is 1 for every t below 0.002.
+        return t.to(torch.promote_types(t.dtype, torch.float32))
+
+    return GaussianPath(
+        lambda t: 1 - wide(t), wide, lambda t: -torch.ones_like(wide(t)), lambda t: torch.ones_like(wide(t))
+    )
 
 
 def edm(sigma_data: float = 0.5) -> GaussianPath:
     """The EDM path: x = x0 + sigma eps, the network is the denoiser D(x; sigma); t is sigma itself, above 0.
 
-    `sigma_data` is checked here and used by the preconditioned network, not by the path (Karras et al. 2022, table 1)."""
+    `sigma_data` is checked here and used by the preconditioned network, not by the path (Karras et al. 2022)."""
     if not sigma_data > 0:
         raise ValueError(f"sigma_data must be above 0, got {sigma_data}.")
     return GaussianPath(torch.ones_like, lambda t: t, torch.ones_like, torch.zeros_like)

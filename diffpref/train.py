@@ -8,6 +8,9 @@ def main(arguments: list[str]) -> int:
     from diffpref.config import parse
 
     config = parse(arguments)
+    from diffpref.backbones import quiet_libraries
+
+    quiet_libraries()
     from diffpref.training.loop import train
 
     folder = train(config)

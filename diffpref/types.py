@@ -59,7 +59,7 @@ class Errors:
     def log_ratio(self) -> Float[Tensor, "b k"]:
         """(reference - policy) / 2, in nats per element and unit weight: positive where the policy fits better.
 
-        The 1/2 is that of the Gaussian log-density, so beta equals the `beta_dpo` of the official Diffusion-DPO code."""
+        The 1/2 is that of the Gaussian log-density, so beta equals the official code's `beta_dpo`."""
         return (self.reference - self.policy) / 2
 
 

@@ -185,7 +185,9 @@ def test_band_has_the_colour_of_its_line() -> None:
 def test_write_leaves_one_file_and_replaces_it(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     Page("old").write(path)
-    Page("new").write(path)
+    with path.open(encoding="utf-8") as reader:
+        Page("new").write(path)
+        assert "<title>old</title>" in reader.read()  # who has the old page open goes on reading it
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
     assert "<title>new</title>" in path.read_text(encoding="utf-8")
 

@@ -55,6 +55,22 @@ def batches(pictures: torch.Tensor, size: int, generator: torch.Generator):
         yield x.contiguous()
 
 
+@torch.no_grad()
+def normalise(model: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> None:
+    """Fold the latents' statistics into the two 1 x 1 convolutions: each channel gets mean 0 and variance 1.
+
+    The white background would otherwise be a strong mean, which the last level of SDXL's schedule does not hide; and
+    the pipeline's own `latents_mean` takes four channels only."""
+    inside, outside = model.quant_conv, model.post_quant_conv
+    channels = len(mean)
+    inside.weight[:channels] /= std[:, None, None, None]
+    inside.bias[:channels] = (inside.bias[:channels] - mean) / std
+    inside.bias[channels:] -= 2 * std.log()
+    outside.bias += outside.weight[:, :, 0, 0] @ mean
+    outside.weight *= std[None, :, None, None]
+    model.register_to_config(scaling_factor=1.0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--packages", type=Path, required=True)
@@ -104,11 +120,7 @@ def main() -> None:
         x = common.permute(0, 3, 1, 2).float() / 127.5 - 1
         latents = torch.cat([model.encode(part).latent_dist.mean for part in x.split(64)])
         y = torch.cat([model.decode(part).sample for part in latents[::16].split(64)]).clamp(-1, 1)
-    # Zero mean and unit variance in each channel: the white background would otherwise be a strong mean, which
-    # the last level of SDXL's noise schedule does not hide.
-    model.register_to_config(
-        scaling_factor=1.0, latents_mean=latents.mean((0, 2, 3)).tolist(), latents_std=latents.std((0, 2, 3)).tolist()
-    )
+    normalise(model, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
     error = (y - x[::16]).pow(2).mean().item()
     print(f"{step} steps, PSNR of the chosen pictures {10 * np.log10(4 / error):.2f} dB")
     model.half().save_pretrained(args.output / "vae")

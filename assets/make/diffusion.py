@@ -124,13 +124,12 @@ def main() -> None:
     generator = torch.Generator().manual_seed(1)
     world = [e for e in emoji.load(args.packages) if e.common]
     captions = [e.caption for e in world]
-    vae = AutoencoderKL.from_pretrained(args.output / "vae", torch_dtype=torch.float32).eval()
+    vae = AutoencoderKL.from_pretrained(args.output / "vae", dtype=torch.float32).eval()
     pictures = torch.from_numpy(np.stack([e.pictures for e in world])).flatten(0, 1)
     with torch.no_grad():
         parts = (pictures.permute(0, 3, 1, 2).float() / 127.5 - 1).split(64)
         moments = [vae.encode(part).latent_dist for part in parts]
         mean, std = torch.cat([m.mean for m in moments]), torch.cat([m.std for m in moments])
-    center, scale = (torch.tensor(getattr(vae.config, f"latents_{name}"))[:, None, None] for name in ("mean", "std"))
 
     corpus = emoji.sentences(args.packages)
     tokenizer = build_tokenizer(corpus, args.output / "tokenizer")
@@ -175,7 +174,7 @@ def main() -> None:
             decay = 0.01 + 0.99 * (1 + math.cos(math.pi * elapsed / budget)) / 2
             group["lr"] = args.learning_rate * min(1, (step + 1) / 200) * decay
         rows = torch.randint(len(mean), (args.batch,), generator=generator)
-        x0 = (mean[rows] + std[rows] * torch.randn(mean[rows].shape, generator=generator) - center) / scale
+        x0 = mean[rows] + std[rows] * torch.randn(mean[rows].shape, generator=generator)
         eps = torch.randn(x0.shape, generator=generator)
         t = torch.randint(SCHEDULE["num_train_timesteps"], (args.batch,), generator=generator)
         keep = (torch.rand(args.batch, generator=generator) >= 0.1).float()

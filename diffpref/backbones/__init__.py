@@ -20,10 +20,6 @@ from diffpref.types import Backbone, Cond
 
 FAMILIES = {"StableDiffusionXLPipeline": "diffpref.backbones.sdxl"}
 
-if not torch.cuda.is_available():
-    # diffusers imports xformers where it is installed, and that warns of its CUDA parts on every machine without them.
-    logging.getLogger("xformers").setLevel(logging.ERROR)
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -77,6 +73,19 @@ class Family(Protocol):
     def sample(self, decoder: Any, prompts: Cond, empty: Cond, **options: Any) -> list[Any]: ...
 
     def save_lora(self, network: torch.nn.Module, folder: Path) -> None: ...
+
+
+def quiet_libraries() -> None:
+    """Silence what the libraries print while they load: bars for files, and xformers' warning where there is no GPU.
+
+    For our own commands; a program that imports diffpref keeps its settings. Call it before diffusers is imported."""
+    if not torch.cuda.is_available():
+        logging.getLogger("xformers").setLevel(logging.ERROR)
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def find_family(checkpoint: Checkpoint) -> Family:

@@ -24,7 +24,7 @@ STEPS = 1000
 def load_network(checkpoint: Checkpoint, dtype: torch.dtype) -> UNet2DConditionModel:
     """The UNet of the pipeline."""
     return UNet2DConditionModel.from_pretrained(
-        checkpoint.source, subfolder="unet", torch_dtype=dtype, **checkpoint.options()
+        checkpoint.source, subfolder="unet", dtype=dtype, **checkpoint.options()
     )
 
 
@@ -69,10 +69,10 @@ class SDXLEncoder:
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         vae_folder = {"subfolder": "vae", **checkpoint.options()} if checkpoint.vae is None else {}
         self.vae = AutoencoderKL.from_pretrained(
-            checkpoint.vae or checkpoint.source, torch_dtype=torch.float32, **vae_folder
+            checkpoint.vae or checkpoint.source, dtype=torch.float32, **vae_folder
         ).to(device)
         self.pipeline = StableDiffusionXLPipeline.from_pretrained(
-            checkpoint.source, unet=None, vae=None, torch_dtype=torch.float32, **checkpoint.options()
+            checkpoint.source, unet=None, vae=None, dtype=torch.float32, **checkpoint.options()
         ).to(device)
         self.device = device
         parts = (self.vae, self.pipeline.text_encoder, self.pipeline.text_encoder_2)
@@ -82,7 +82,7 @@ class SDXLEncoder:
     def encode_pictures(
         self, pictures: Float[Tensor, "n 3 h w"], generators: Sequence[torch.Generator]
     ) -> Float[Tensor, "n c hl wl"]:
-        """Latents as the UNet sees them; pictures in [-1, 1]. The posterior is sampled with each picture's generator."""
+        """Latents as the UNet sees them; pictures in [-1, 1]. The posterior is drawn with each picture's generator."""
         posterior = self.vae.encode(pictures.to(self.device)).latent_dist
         noise = torch.stack([torch.randn(posterior.mean.shape[1:], generator=g) for g in generators])
         latents = posterior.mean + posterior.std * noise.to(self.device)
@@ -132,7 +132,7 @@ def group_cond(prompts: Cond, resolution: int) -> dict[str, Tensor]:
 def load_decoder(checkpoint: Checkpoint, network: torch.nn.Module, device: torch.device) -> StableDiffusionXLPipeline:
     """The pipeline around a network, without text encoders: prompts come encoded."""
     vae_folder = {"subfolder": "vae", **checkpoint.options()} if checkpoint.vae is None else {}
-    vae = AutoencoderKL.from_pretrained(checkpoint.vae or checkpoint.source, torch_dtype=torch.float32, **vae_folder)
+    vae = AutoencoderKL.from_pretrained(checkpoint.vae or checkpoint.source, dtype=torch.float32, **vae_folder)
     parts = {"text_encoder": None, "text_encoder_2": None, "tokenizer": None, "tokenizer_2": None}
     pipeline = StableDiffusionXLPipeline.from_pretrained(
         checkpoint.source, unet=network, vae=vae, add_watermarker=False, **parts, **checkpoint.options()

@@ -134,7 +134,7 @@ def encode_preferences(
             try:
                 square = to_square(decode(row.pictures[place]), framing.resolution, offset)
             except ValueError as problem:
-                raise ValueError(f"{row.where}, picture {place + 1}: {problem}") from None
+                raise ValueError(f"{row.where}, picture {place}: {problem}") from None
             pictures.append(square.flip(-1) if mirror else square)
         # The draw from the autoencoder's posterior belongs to the picture, not to the run.
         draws = [torch.Generator().manual_seed(int(key[:15], 16)) for key, _ in batch]
@@ -144,9 +144,7 @@ def encode_preferences(
             require_space(store.folder, 2 * one * len(mine), "the latent cache")
         for (key, (row, place, _, _)), latent in zip(batch, latents, strict=True):
             if not latent.isfinite().all():
-                raise ValueError(
-                    f"{row.where}, picture {place + 1}: its latent is not finite; use --cache_dtype float32."
-                )
+                raise ValueError(f"{row.where}, picture {place}: its latent is not finite; use --cache_dtype float32.")
             store.add(key, {"latent": latent})
         report(done + len(batch), len(mine))
     store.flush()

@@ -33,7 +33,7 @@ class DPO:
         if not self.beta > 0:
             raise ValueError(f"beta must be above 0, got {self.beta}; published runs use 2000 to 5000.")
         for name in ("anchor", "sft"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 or above, got {getattr(self, name)}.")
 
     def __call__(self, errors: Errors, scores: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
@@ -46,7 +46,8 @@ class DPO:
             raise ValueError(f"DPO compares two candidates, got {scores.shape[1]}: turn ranked lists into pairs.")
         preference = (scores[:, 0] - scores[:, 1]).sign()
         r = errors.log_ratio
-        loss = -F.logsigmoid(self.beta * preference * (r[:, 0] - r[:, 1]))
+        # beta last: in the scores' own type, bfloat16 would round 5000 to 4992.
+        loss = -F.logsigmoid(self.beta * (preference * (r[:, 0] - r[:, 1])))
         if self.anchor or self.sft:
             chosen = (preference < 0).long()[:, None]
             drop = -r.gather(1, chosen)[:, 0] * preference.abs()

@@ -1,7 +1,7 @@
 """checkpoint-N folders: written whole or not at all, read back exactly, refused where they belong to another run.
 
-All randomness of a run follows from (seed, position in the data), so weights, averages, optimizer, schedule and the step
-number are the whole state.
+All randomness of a run follows from (seed, position in the data), so weights, averages, optimizer, schedule and the
+step number are the whole state.
 """
 
 import json

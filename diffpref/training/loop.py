@@ -40,7 +40,7 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     """
     trackers = prepare.check_settings(config)
     run, settings = config.run, config.optimization
-    resume = prepare.claim_output(config)
+    resume = prepare.check_output(config)
     family = prepare.select_family(config)
     rows = prepare.read_pairs(config)
     accelerator = Accelerator(
@@ -54,7 +54,10 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
         torch.backends.cuda.matmul.allow_tf32 = True
     say_once(rows.summary())
     if main:
+        if resume is None:
+            prepare.claim_output(config)
         prepare.write_provenance(config)
+    accelerator.wait_for_everyone()
     encoded = prepare.encode(config, family, accelerator, rows, say_once)
     models = prepare.build_models(config, family, accelerator)
     processes = accelerator.num_processes

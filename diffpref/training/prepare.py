@@ -30,7 +30,16 @@ from diffpref.training.trackers import check_trackers
 from diffpref.types import Backbone, Cond
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-OUTPUTS = ("checkpoint-*", "samples", "metrics.jsonl", "report.html", "README.md", "evaluation.json", "*.safetensors")
+OUTPUTS = (
+    "checkpoint-*",
+    "samples",
+    "metrics.jsonl",
+    "report.html",
+    "README.md",
+    "evaluation.json",
+    "*.safetensors",
+    "unet",
+)
 
 
 def checkpoint_of(config: TrainConfig) -> Checkpoint:
@@ -58,26 +67,34 @@ def check_settings(config: TrainConfig) -> list[str]:
     return check_trackers(config.run.report_to)
 
 
-def claim_output(config: TrainConfig) -> Path | None:
-    """Make the output directory this run's, and return the checkpoint to resume from.
+def check_output(config: TrainConfig) -> Path | None:
+    """The checkpoint to resume from, if any; touches nothing.
 
     Raises:
-        ValueError: the directory holds another run, or the named checkpoint is not there.
+        ValueError: the output directory holds another run, is a file, or lacks the named checkpoint or disk space.
     """
     folder, run = config.run.output_dir, config.run
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir {folder} is a file: choose a folder.")
     require_space(folder, 2**26, "a run")
-    resume = find_checkpoint(folder, run.resume_from_checkpoint) if run.resume_from_checkpoint else None
-    if (folder / "config.yaml").exists() and resume is None:
-        if not run.overwrite_output_dir and run.resume_from_checkpoint is None:
-            raise ValueError(
-                f"{folder} holds another run. Continue it with --resume_from_checkpoint latest, choose another "
-                "--output_dir, or delete what it wrote with --overwrite_output_dir True."
-            )
+    if run.resume_from_checkpoint is not None:
+        return find_checkpoint(folder, run.resume_from_checkpoint)
+    if (folder / "config.yaml").exists() and not run.overwrite_output_dir:
+        raise ValueError(
+            f"{folder} holds another run. Continue it with --resume_from_checkpoint latest, choose another "
+            "--output_dir, or delete what it wrote with --overwrite_output_dir True."
+        )
+    return None
+
+
+def claim_output(config: TrainConfig) -> None:
+    """Make the output directory this run's: what another run wrote there goes, but not the cache."""
+    folder = config.run.output_dir
+    if (folder / "config.yaml").exists():
         for pattern in OUTPUTS:
             for path in folder.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    return resume
 
 
 def write_provenance(config: TrainConfig) -> None:
@@ -152,7 +169,7 @@ def encode(
 
 @dataclass(frozen=True)
 class Models:
-    """The trained network, as the policy sees it, and the reference. `prepared` is the network as accelerate wraps it."""
+    """The trained network and both models over it. `prepared` is the network as accelerate wraps it."""
 
     network: torch.nn.Module
     prepared: torch.nn.Module

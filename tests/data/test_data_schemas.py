@@ -180,6 +180,8 @@ def test_columns_under_other_names(parquet, picture) -> None:
     assert pairs[0].prompt == "a" and levels(pairs, 0) == [1, 2]
     swapped = parquet({"prompt": ["a"], "chosen": [picture(1)], "rejected": [picture(2)]}, "swap.parquet")
     assert levels(read_preferences(swapped, columns={"chosen": "rejected", "rejected": "chosen"}), 0) == [2, 1]
+    with pytest.raises(ValueError, match="which also needs rejected"):
+        read_preferences(swapped, columns={"chosen": "rejected"})
     with pytest.raises(ValueError, match="--columns chosen=c, but the columns are my_caption, a, b, prompt"):
         read_preferences(path, columns={"chosen": "c"})
     with pytest.raises(ValueError, match="'chosn', which no schema uses; did you mean 'chosen'"):
