@@ -155,7 +155,9 @@ def accuracies(judge: Judge, real: Tensor, seen: Tensor, hidden: list[int]) -> d
 
     Retrieval is among all captions, whose prototypes here leave out the artist that drew the picture.
     Both are uint8 (captions, artists, 3, 64, 64)."""
-    found = judge.artist_probability(seen.flatten(0, 1)).argmax(1).view(-1, 3) == torch.arange(3)
+    named = judge.artist_probability(seen.flatten(0, 1)).argmax(1).view(-1, 3)
+    truth = torch.arange(3).expand_as(named)
+    found = named == truth
     every = judge.embed(real.flatten(0, 1)).view(len(real), 3, -1)
     shown = judge.embed(seen.flatten(0, 1)).view(len(seen), 3, -1)
     ranks = []
@@ -166,6 +168,7 @@ def accuracies(judge: Judge, real: Tensor, seen: Tensor, hidden: list[int]) -> d
     rank = torch.stack(ranks)
     result = {"artist": found, "top1": rank < 1, "top5": rank < 5}
     result |= {f"artist_{name}": found[:, a] for a, name in enumerate(judge.artists)}
+    result |= {f"{name}_or_not": (named == a) == (truth == a) for a, name in enumerate(judge.artists)}
     result |= {f"top5_{name}": rank[a] < 5 for a, name in enumerate(judge.artists)}
     return {name: round(right.float().mean().item(), 4) for name, right in result.items()}
 

@@ -85,6 +85,7 @@ def quiet_libraries() -> None:
     import transformers.utils.logging
 
     diffusers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
 

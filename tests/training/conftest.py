@@ -1,0 +1,96 @@
+"""What the training tests share: a small pipeline, pairs, and one call that trains on them and reads the result."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from diffpref.config import TrainConfig, from_mapping
+from diffpref.training.loop import train
+from tests.small_sdxl import SIZE, save_pairs, save_pipeline
+
+Settings = Callable[..., TrainConfig]
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pipeline(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pairs(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        datasets.disable_progress_bars()
+        yield
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Bit for bit is promised on the CPU; accelerate keeps its settings for the life of the process."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def settings(base: Path, pairs: Path, shared_cache: Path, tmp_path: Path) -> Settings:
+    """The settings of a short run into tmp_path/run, with any key replaced."""
+
+    def make(**changes: Any) -> TrainConfig:
+        values = {
+            "pretrained_model_name_or_path": str(base),
+            "dataset_name": str(pairs),
+            "resolution": SIZE,
+            "cache_dir": str(shared_cache),
+            "cache_dtype": "float32",
+            "output_dir": str(tmp_path / "run"),
+            "rank": 4,
+            "learning_rate": 1e-3,
+            "train_batch_size": 2,
+            "max_train_steps": 4,
+            "logging_steps": 1,
+            "proportion_empty_prompts": 0.0,
+            "num_inference_steps": 3,
+        }
+        return from_mapping(values | changes, "test")
+
+    return make
+
+
+@pytest.fixture
+def run(settings: Settings) -> Callable[..., Path]:
+    """Train in silence; returns the output directory."""
+
+    def go(**changes: Any) -> Path:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        return train(settings(**changes), say=lambda line: None)
+
+    return go
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The trained tensors of a finished run."""
+    lora = folder / "pytorch_lora_weights.safetensors"
+    return load_file(lora if lora.is_file() else folder / "unet" / "diffusion_pytorch_model.safetensors")
