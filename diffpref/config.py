@@ -254,7 +254,8 @@ def from_yaml(path: Path) -> TrainConfig:
 
 def to_mapping(config: TrainConfig) -> dict[str, Any]:
     """The flat keys of a config, ready for YAML: `from_mapping` gives the same config back."""
-    name = next(key for key, cls in OBJECTIVES.items() if cls is type(config.objective))
+    kind = type(config.objective)
+    name = next((key for key, cls in OBJECTIVES.items() if cls is kind), kind.__name__)
     flat: dict[str, Any] = {"objective": name}
     for _, group in _groups(config):
         for f in dataclasses.fields(group):

@@ -116,7 +116,13 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
                 loss = config.objective(errors, candidates.scores)
                 accelerator.backward(loss.mean() / accumulation)
             tables.append(
-                pair_table(errors, candidates.scores, loss, family.time_fraction(batch.t), config.objective.beta)
+                pair_table(
+                    errors,
+                    candidates.scores,
+                    loss,
+                    family.time_fraction(batch.t),
+                    getattr(config.objective, "beta", 1.0),
+                )
             )
         norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
         optimizer.step()

@@ -1,5 +1,6 @@
 """What a run leaves for its user: weights that stock diffusers loads, and a model card."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -42,7 +43,7 @@ def save_output(
         folder,
         base_model=config.model.pretrained_model_name_or_path,
         method=str(flat["objective"]),
-        objective={name: flat[name] for name in ("beta", "anchor", "sft")},
+        objective=dataclasses.asdict(config.objective),
         dataset=config.data.dataset_name,
         adapter=config.adapter.adapter,
         prompt=prompts[0] if prompts else "",

@@ -3,6 +3,7 @@
 The cheapest checks come first, so that a mistake costs seconds, not the hour that encoding takes.
 """
 
+import dataclasses
 import gc
 import shutil
 from collections.abc import Callable
@@ -207,18 +208,8 @@ def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) 
 def identity(config: TrainConfig, models: Models, data: EncodedPreferences, processes: int) -> dict[str, object]:
     """What must be the same for a checkpoint to be continued exactly."""
     flat, batch = to_mapping(config), config.optimization
-    keys = (
-        "objective",
-        "beta",
-        "anchor",
-        "sft",
-        "adapter",
-        "rank",
-        "lora_target_modules",
-        "optimizer",
-        "seed",
-        "use_ema",
-    )
+    keys = ("objective", *(f.name for f in dataclasses.fields(config.objective)))
+    keys += ("adapter", "rank", "lora_target_modules", "optimizer", "seed", "use_ema")
     keys += ("proportion_empty_prompts", "random_flip")
     effective = batch.train_batch_size * batch.gradient_accumulation_steps * processes
     return {
