@@ -37,6 +37,7 @@ class Data:
     dataset_name: str = ""
     """A parquet, JSON, CSV or tar file, a folder of those, a folder with w/ and l/, or a name on the hub."""
     dataset_split: str = "train"
+    """The split of a saved or hub data set."""
     columns: tuple[str, ...] = ()
     """Column names that differ from the schema's, as prompt=my_caption chosen=better."""
     max_train_samples: int | None = None
@@ -58,6 +59,7 @@ class Data:
     cache_dir: Path | None = None
     """Where latents and text embeddings are kept; by default `cache` in the output directory."""
     cache_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Precision of the kept latents and text embeddings."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ class Adapter:
     lora_target_modules: tuple[str, ...] = ()
     """Names of the layers that get LoRA; by default the attention projections of the backbone."""
     use_ema: bool = False
-    """Keep an exponential moving average of the trained weights, and save it in `ema/`."""
+    """Keep an exponential moving average of the trained weights; samples and the output are the average's."""
     ema_decay: float = 0.999
+    """Share of the old average that each training step keeps, in [0, 1)."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ class Run:
     resume_from_checkpoint: str | None = None
     """`latest`, or the name of a checkpoint in the output directory."""
     logging_steps: int = 10
+    """Training steps between two lines of metrics.jsonl."""
     report_to: str = "none"
     """Trackers, comma separated: tensorboard, wandb, trackio. metrics.jsonl and report.html are always written."""
     tracker_name: str = "diffpref"
@@ -129,6 +133,7 @@ class Validation:
     num_inference_steps: int = 25
     guidance_scale: float = 5.0
     validation_batch_size: int = 4
+    """Pictures that are sampled at once."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,10 @@ def _convert(value: Any, hint: Any) -> Any:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise TypeError("a list")
-        return tuple(_convert(item, arguments[0]) for item in value)
+        try:
+            return tuple(_convert(item, arguments[0]) for item in value)
+        except TypeError as rule:
+            raise TypeError(f"a list of {rule}") from None
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float:
@@ -197,7 +205,8 @@ def _convert(value: Any, hint: Any) -> Any:
             return float(value)
         raise TypeError("a number")
     if type(value) is not hint:
-        raise TypeError({int: "a whole number", bool: "true or false", str: "text"}.get(hint, hint.__name__))
+        expected = {int: "a whole number", bool: "true or false", str: "text", Path: "a path"}
+        raise TypeError(expected.get(hint, hint.__name__))
     return value
 
 
@@ -216,13 +225,15 @@ def from_mapping(values: Mapping[str, Any], where: str, base: TrainConfig | None
     values = dict(values)
     if "objective" in values:
         name = values.pop("objective")
-        if name not in OBJECTIVES:
+        if not isinstance(name, str) or name not in OBJECTIVES:
             raise ValueError(f"{where}: objective must be one of {sorted(OBJECTIVES)}, got {name!r}.")
         config = dataclasses.replace(config, objective=OBJECTIVES[name]())
     known = _fields(config)
     changes: dict[str, dict[str, Any]] = {}
     for given, value in values.items():
         key = ALIASES.get(given, given)
+        if key != given and key in values:
+            raise ValueError(f"{where}: {given} and {key} are two names of one setting: give one of them.")
         if key not in known:
             raise ValueError(f"{where}: unknown key {given!r}.{_nearest(given, [*known, *ALIASES, 'objective'])}")
         group, hint = known[key]
@@ -244,12 +255,13 @@ def from_yaml(path: Path) -> TrainConfig:
     if not path.is_file():
         raise ValueError(f"{path}: no such config file.")
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as problem:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
         raise ValueError(f"{path} is no valid YAML: {problem}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines.")
-    return from_mapping(values, str(path))
+    # YAML reads a key like 7 or no as a number or a truth value; none is a key of ours.
+    return from_mapping({str(key): value for key, value in values.items()}, str(path))
 
 
 def to_mapping(config: TrainConfig) -> dict[str, Any]:
@@ -273,7 +285,10 @@ def parse(arguments: Sequence[str], prog: str = "diffpref train") -> TrainConfig
     for argument in pending:
         flag, _, value = argument.partition("=")
         if flag == "--config":
-            base = from_yaml(Path(value or next(pending, "")))
+            file = value or next(pending, "")
+            if not file:
+                raise ValueError("--config needs a YAML file: --config configs/sdxl/dpo.yaml.")
+            base = from_yaml(Path(file))
         elif flag.startswith("--") and (alias := ALIASES.get(flag[2:].replace("-", "_"))):
             rest.append(f"--{alias}" + argument[len(flag) :])
         else:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -60,11 +60,11 @@ def draw(model: Path, tuned: Path | None, prompts: Sequence[str], config: "Train
     import torch
     from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
-    pipeline = StableDiffusionXLPipeline.from_pretrained(model, dtype=torch.float32, add_watermarker=False)
+    pipeline: Any = StableDiffusionXLPipeline.from_pretrained(model, dtype=torch.float32, add_watermarker=False)
     if tuned is not None and (tuned / "unet").is_dir():
         pipeline.unet = UNet2DConditionModel.from_pretrained(tuned / "unet", dtype=torch.float32)
     elif tuned is not None:
-        pipeline.load_lora_weights(tuned)
+        pipeline.load_lora_weights(str(tuned))
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     pipeline.set_progress_bar_config(disable=True)
     pictures, batch = [], 32

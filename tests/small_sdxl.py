@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
@@ -69,7 +71,8 @@ def small_unet() -> UNet2DConditionModel:
 
 
 def small_vae() -> AutoencoderKL:
-    return AutoencoderKL(
+    """An autoencoder whose latents tell pictures apart: unlike a random one's, they are not mostly noise."""
+    vae = AutoencoderKL(
         block_out_channels=(8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -79,6 +82,12 @@ def small_vae() -> AutoencoderKL:
         sample_size=SIZE,
         scaling_factor=0.5,
     )
+    with torch.no_grad():
+        mean, log_variance = vae.quant_conv.weight.chunk(2)
+        mean.mul_(10)
+        log_variance.zero_()
+        vae.quant_conv.bias[4:] = -10.0
+    return vae
 
 
 def save_pipeline(folder: Path, seed: int = 0, **scheduler: object) -> Path:
@@ -116,3 +125,13 @@ def save_pairs(folder: Path, count: int = 8, size: tuple[int, int] = (SIZE, SIZE
         lines.append(json.dumps({"prompt": PROMPTS[place % len(PROMPTS)], **names}))
     (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
     return folder / "pairs.jsonl"
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The trained tensors of a finished run."""
+    lora = folder / "pytorch_lora_weights.safetensors"
+    return load_file(lora if lora.is_file() else folder / "unet" / "diffusion_pytorch_model.safetensors")

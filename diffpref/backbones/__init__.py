@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class Checkpoint:
         return {"revision": self.revision, "variant": self.variant}
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """Pictures and prompts to what the network sees; held in memory only while the cache is filled."""
 
@@ -46,6 +47,7 @@ class Encoder(Protocol):
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]: ...
 
 
+@runtime_checkable
 class Family(Protocol):
     """What a backbone module provides."""
 
@@ -118,7 +120,7 @@ def _pipeline_class(checkpoint: Checkpoint) -> str:
     except (OSError, ValueError) as problem:
         raise ValueError(
             f"{source}: no such folder, and no such pipeline could be read from the hub. Check "
-            f"pretrained_model_name_or_path, the network, and `hf auth login` for gated models. ({problem})"
+            f"pretrained_model_name_or_path, the network, and `hf auth login` for gated models. ({' '.join(str(problem).split())})"
         ) from None
     return dict(config)["_class_name"]  # type: ignore[call-overload]
 

@@ -13,7 +13,7 @@ ADAPTER = "default"
 PORTABLE = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_dora", "lora_bias", "peft_type")
 
 
-def attach_lora(network: torch.nn.Module, rank: int, targets: Sequence[str]) -> None:
+def attach_lora(network: torch.nn.Module, rank: int, targets: Sequence[str], *, seed: int) -> None:
     """Freeze the network and add trainable LoRA in float32, alpha equal to rank: at step 0 its output is unchanged.
 
     Raises:
@@ -29,7 +29,10 @@ def attach_lora(network: torch.nn.Module, rank: int, targets: Sequence[str]) -> 
         )
     network.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets))
-    network.add_adapter(config, adapter_name=ADAPTER)  # type: ignore[operator]
+    # peft draws from the global generator; two runs of one seed must start from the same matrices.
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network.add_adapter(config, adapter_name=ADAPTER)  # type: ignore[operator]
     for parameter in trainable(network):
         parameter.data = parameter.data.float()
 

@@ -30,7 +30,10 @@ def load_network(checkpoint: Checkpoint, dtype: torch.dtype) -> UNet2DConditionM
 
 def load_path(checkpoint: Checkpoint) -> GaussianPath:
     """The path that the pipeline's scheduler was trained on: epsilon, v or sample prediction."""
-    scheduler = DDPMScheduler.from_pretrained(checkpoint.source, subfolder="scheduler", revision=checkpoint.revision)
+    # diffusers annotates `from_pretrained` as if it could return a tuple; hence Any, here and below.
+    scheduler: Any = DDPMScheduler.from_pretrained(
+        checkpoint.source, subfolder="scheduler", revision=checkpoint.revision
+    )
     if len(scheduler.alphas_cumprod) != STEPS:
         raise ValueError(f"{checkpoint.source}: the scheduler has {len(scheduler.alphas_cumprod)} levels, not {STEPS}.")
     return variance_preserving(scheduler.alphas_cumprod, scheduler.config["prediction_type"])
@@ -68,10 +71,9 @@ class SDXLEncoder:
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         vae_folder = {"subfolder": "vae", **checkpoint.options()} if checkpoint.vae is None else {}
-        self.vae = AutoencoderKL.from_pretrained(
-            checkpoint.vae or checkpoint.source, dtype=torch.float32, **vae_folder
-        ).to(device)
-        self.pipeline = StableDiffusionXLPipeline.from_pretrained(
+        vae: Any = AutoencoderKL.from_pretrained(checkpoint.vae or checkpoint.source, dtype=torch.float32, **vae_folder)
+        self.vae = vae.to(device)
+        self.pipeline: Any = StableDiffusionXLPipeline.from_pretrained(
             checkpoint.source, unet=None, vae=None, dtype=torch.float32, **checkpoint.options()
         ).to(device)
         self.device = device
@@ -144,7 +146,7 @@ def load_decoder(checkpoint: Checkpoint, network: torch.nn.Module, device: torch
 
 @torch.no_grad()
 def sample(
-    decoder: StableDiffusionXLPipeline,
+    decoder: Any,
     prompts: Cond,
     empty: Cond,
     *,
@@ -181,6 +183,6 @@ def save_lora(network: torch.nn.Module, folder: Path) -> None:
     """Write pytorch_lora_weights.safetensors as `StableDiffusionXLPipeline.load_lora_weights` reads it."""
     StableDiffusionXLPipeline.save_lora_weights(
         folder,
-        unet_lora_layers=get_peft_model_state_dict(network),
+        unet_lora_layers=dict(get_peft_model_state_dict(network)),
         unet_lora_adapter_metadata=lora_metadata(network),
     )

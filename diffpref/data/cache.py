@@ -83,8 +83,8 @@ class TensorStore:
     def add(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep the tensors under the key."""
         for name, tensor in tensors.items():
-            # A copy: a slice would be saved with the whole batch that it is a view of.
-            copied = tensor.detach().cpu().clone()
+            # A packed copy: a slice would be saved with its whole batch, and channels-last latents not at all.
+            copied = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             self._pending[f"{key}/{name}"] = copied
             self._pending_bytes += copied.numel() * copied.element_size()
         if self._pending_bytes >= SHARD_BYTES:

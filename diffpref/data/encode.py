@@ -99,8 +99,8 @@ def encode_preferences(
     """Fill the store with what is missing, and return the data set.
 
     Args:
-        share: (rank, processes): this process encodes every processes-th missing tensor. The caller must wait for
-            the others and `store.refresh()` before it reads.
+        share: (rank, processes): this process encodes what is missing of its share of the keys. The caller must wait
+            for the others and `store.refresh()` before it reads.
         report: called with (encoded, to encode) pictures.
 
     Raises:
@@ -125,8 +125,10 @@ def encode_preferences(
         texts[prompt] = row.prompt
         groups.append(Group(tuple(keys[False]), tuple(keys[True]), prompt, row.scores))
     rank, processes = share
-    _encode_prompts({key: texts[key] for key in store.missing(texts)[rank::processes]}, encoder, store, dtype)
-    mine = list(todo.items())[rank::processes]
+    # By the key, not by the place among the missing: another process may have written before this one looked.
+    prompts = [key for key in store.missing(texts) if int(key[:8], 16) % processes == rank]
+    _encode_prompts({key: texts[key] for key in prompts}, encoder, store, dtype)
+    mine = [(key, place) for key, place in todo.items() if int(key[:8], 16) % processes == rank]
     for done, batch in _batches(mine, batch_size):
         pictures = []
         for _, (index, place, offset, mirror) in batch:
@@ -142,9 +144,10 @@ def encode_preferences(
         if done == 0:
             one = latents[0].numel() * latents.element_size()
             require_space(store.folder, 2 * one * len(mine), "the latent cache")
-        for (key, (row, place, _, _)), latent in zip(batch, latents, strict=True):
+        for (key, (index, place, _, _)), latent in zip(batch, latents, strict=True):
             if not latent.isfinite().all():
-                raise ValueError(f"{row.where}, picture {place}: its latent is not finite; use --cache_dtype float32.")
+                where = preferences[index].where
+                raise ValueError(f"{where}, picture {place}: its latent is not finite; use --cache_dtype float32.")
             store.add(key, {"latent": latent})
         report(done + len(batch), len(mine))
     store.flush()

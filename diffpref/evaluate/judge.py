@@ -1,6 +1,6 @@
 """The judge of the emoji world: whose hand drew a picture and what it shows; for evaluation, never for labels.
 
-Axes: n pictures, d features, a artists, k captions.
+Axes: n pictures, d features, s style features, a artists, k captions.
 """
 
 import json
@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from diffpref.evaluate.style import STYLE, style
 
 SIZE = 64
 """Height and width of every picture that the judge sees, in pixels."""
@@ -59,18 +61,44 @@ def _texture(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2"]:
     return torch.cat([x.mean((2, 3)), (x.var((2, 3), correction=0) + 1e-4).sqrt()], 1)
 
 
-class JudgeNetwork(nn.Module):
-    """One trunk, two heads. The trunk sees texture (statistics of the early maps) and layout (the last map, 4 x 4)."""
+class Hand(nn.Module):
+    """Artist logits, linear in the standardised style features: it sees palette and shading, not what is drawn."""
 
-    def __init__(self, *, widths: Sequence[int], features: int, embedding: int, artists: int) -> None:
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, artists: int) -> None:
         super().__init__()
+        self.register_buffer("mean", torch.zeros(STYLE))
+        self.register_buffer("scale", torch.ones(STYLE))
+        self.linear = nn.Linear(STYLE, artists)
+
+    def forward(self, s: Float[Tensor, "n s"]) -> Float[Tensor, "n a"]:
+        return self.linear((s - self.mean) / self.scale)
+
+
+class JudgeNetwork(nn.Module):
+    """A trunk that tells captions apart, and a hand that tells artists apart without the trunk.
+
+    The trunk sees texture (statistics of the early maps) and layout (the last map, 4 x 4).
+
+    Raises:
+        ValueError: `style` is not the number of style features that `diffpref.evaluate.style` computes.
+    """
+
+    def __init__(
+        self, *, widths: Sequence[int], features: int, embedding: int, artists: int, style: int = STYLE
+    ) -> None:
+        super().__init__()
+        if style != STYLE:
+            raise ValueError(f"this judge was made for {style} style features, this version computes {STYLE}.")
         first, low, middle, high = widths
-        self.architecture = {"widths": list(widths), "features": features, "embedding": embedding}
+        self.architecture = {"widths": list(widths), "features": features, "embedding": embedding, "style": style}
         self.stem = nn.Sequential(nn.Conv2d(3, first, 5, 2, 2, bias=False), nn.BatchNorm2d(first), nn.ReLU())
         self.low, self.middle, self.high = _Block(first, low, 1), _Block(low, middle, 2), _Block(middle, high, 2)
         self.trunk = nn.Sequential(nn.Linear(16 * high + 2 * (low + middle), features), nn.BatchNorm1d(features))
-        self.artist = nn.Linear(features, artists)
         self.caption = nn.Linear(features, embedding)
+        self.hand = Hand(artists)
 
     def features(self, x: Float[Tensor, "n 3 64 64"]) -> Float[Tensor, "n d"]:
         """The trunk's vector of pictures in [0, 1]; each feature has unit variance over the training pictures."""
@@ -79,10 +107,13 @@ class JudgeNetwork(nn.Module):
         layout = F.avg_pool2d(self.high(middle), 2).flatten(1)
         return self.trunk(torch.cat([layout, _texture(low), _texture(middle)], 1))
 
+    def embed(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
+        """The caption embedding of length 1 of pictures whose features are `h`."""
+        return F.normalize(self.caption(F.relu(h)), dim=1)
+
     def forward(self, x: Float[Tensor, "n 3 64 64"]) -> tuple[Float[Tensor, "n a"], Float[Tensor, "n e"]]:
         """Artist logits, and the caption embedding of length 1."""
-        h = F.relu(self.features(x))
-        return self.artist(h), F.normalize(self.caption(h), dim=1)
+        return self.hand(style(x)), self.embed(self.features(x))
 
 
 class Judge:
@@ -132,12 +163,12 @@ class Judge:
     @torch.no_grad()
     def artist_probability(self, images: UInt8[Tensor, "n 3 64 64"]) -> Float[Tensor, "n a"]:
         """The probability of each artist, in the order of `artists`; rows sum to 1."""
-        return torch.cat([self.network(part / 255)[0].softmax(1) for part in images.split(_CHUNK)])
+        return torch.cat([self.network.hand(style(part / 255)).softmax(1) for part in images.split(_CHUNK)])
 
     @torch.no_grad()
     def embed(self, images: UInt8[Tensor, "n 3 64 64"]) -> Float[Tensor, "n e"]:
         """The caption embedding of each picture, of length 1."""
-        return torch.cat([self.network(part / 255)[1] for part in images.split(_CHUNK)])
+        return torch.cat([self.network.embed(self.network.features(part / 255)) for part in images.split(_CHUNK)])
 
     def matches(
         self, images: UInt8[Tensor, "n 3 64 64"], captions: Sequence[str], *, top: int = 1

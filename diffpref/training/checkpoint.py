@@ -1,7 +1,7 @@
 """checkpoint-N folders: written whole or not at all, read back exactly, refused where they belong to another run.
 
-All randomness of a run follows from (seed, position in the data), so weights, averages, optimizer, schedule and the
-step number are the whole state.
+All randomness of a run follows from (seed, position in the data), so weights, averages, optimizer, schedule, the step
+number and the metrics that are not yet written are the whole state.
 """
 
 import json
@@ -46,15 +46,27 @@ def load_weights(network: torch.nn.Module, adapter: str, state: dict[str, Tensor
         network.load_state_dict(state)
 
 
-def save_checkpoint(folder: Path, step: int, state: State, identity: Mapping[str, object], limit: int | None) -> Path:
-    """Write folder/checkpoint-{step}; then delete the oldest ones beyond the limit."""
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    state: State,
+    pending: Mapping[str, Any],
+    identity: Mapping[str, object],
+    limit: int | None,
+) -> Path:
+    """Write folder/checkpoint-{step}; then delete the oldest ones beyond the limit.
+
+    Args:
+        pending: tensors and numbers that the metrics after this step depend on.
+        limit: how many checkpoints to keep, 1 or above; None keeps all.
+    """
     path = folder / f"checkpoint-{step}"
     with atomic.new_folder(path) as new:
         tensors = {name: tensor.contiguous() for name, tensor in weights(state.network, state.adapter).items()}
         save_file(tensors, new / WEIGHTS)
         parts = {name: part.state_dict() for name, part in state.parts.items()}
         ema = state.ema.state_dict() if state.ema else None
-        torch.save({"step": step, "parts": parts, "ema": ema}, new / "trainer_state.pt")
+        torch.save({"step": step, "parts": parts, "ema": ema, "pending": dict(pending)}, new / "trainer_state.pt")
         atomic.write_json(new / "run.json", dict(identity))
     if limit is not None:
         for old in checkpoints(folder)[:-limit]:
@@ -96,8 +108,8 @@ def check_identity(path: Path, identity: Mapping[str, object]) -> None:
         raise ValueError(f"{path} belongs to another run: {lines}. Use those settings, or another --output_dir.")
 
 
-def load_checkpoint(path: Path, state: State) -> int:
-    """Restore everything, and return the step to go on from.
+def load_checkpoint(path: Path, state: State) -> tuple[int, dict[str, Any]]:
+    """Restore everything, and return the step to go on from and what was pending then.
 
     Raises:
         ValueError: a damaged checkpoint; names it.
@@ -114,4 +126,4 @@ def load_checkpoint(path: Path, state: State) -> int:
         device = state.ema.shadow_params[0].device
         state.ema.load_state_dict(saved["ema"])
         state.ema.to(device)
-    return int(saved["step"])
+    return int(saved["step"]), saved["pending"]

@@ -42,7 +42,7 @@ def pair_table(errors: Errors, scores: Tensor, loss: Tensor, t_fraction: Tensor,
 
 def summarize(table: Tensor) -> dict[str, float]:
     """The metrics of the groups in a table, from all processes and all steps since the last summary."""
-    column = dict(zip(COLUMNS, table.double().cpu().unbind(1), strict=True))
+    column: dict[str, Tensor] = dict(zip(COLUMNS, table.double().cpu().unbind(1), strict=True))
     margin = column["chosen"] - column["rejected"]
     correct = (margin > 0).double() + 0.5 * (margin == 0).double()
     metrics = {

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +17,7 @@ from accelerate.utils import ProjectConfiguration
 from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
+from diffpref import atomic
 from diffpref.config import TrainConfig, to_mapping
 from diffpref.errors import compare
 from diffpref.probe import forward_probe
@@ -53,16 +55,17 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     if run.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
     say_once(rows.summary())
-    if main:
-        if resume is None:
-            prepare.claim_output(config)
-        prepare.write_provenance(config)
-    accelerator.wait_for_everyone()
     encoded = prepare.encode(config, family, accelerator, rows, say_once)
     models = prepare.build_models(config, family, accelerator)
     processes = accelerator.num_processes
     identity = prepare.identity(config, models, encoded.data, processes)
     prepare.check_resume(resume, config, models, encoded.data, processes)
+    # Only now, when nothing can be refused any more: a run that did not start leaves the output directory as it was.
+    if main:
+        if resume is None:
+            prepare.claim_output(config)
+        prepare.write_provenance(config)
+    accelerator.wait_for_everyone()
 
     parameters = [p for p in models.network.parameters() if p.requires_grad]
     optimizer = accelerator.prepare_optimizer(
@@ -74,7 +77,12 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     if accelerator.scaler is not None:
         parts["scaler"] = accelerator.scaler
     state = State(models.network, config.adapter.adapter, parts, ema)
-    first = load_checkpoint(resume, state) if resume else 0
+    alarm, tables = CollapseAlarm(), []
+    first = 0
+    if resume is not None:
+        first, pending = load_checkpoint(resume, state)
+        alarm.ratios.update(pending["ratios"])
+        tables += pending["tables"].chunk(processes)[accelerator.process_index : accelerator.process_index + 1]
     if trackers:
         flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in to_mapping(config).items()}
         accelerator.init_trackers(run.tracker_name, config=flat)
@@ -101,7 +109,6 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
 
     if first == 0:
         sample(0)
-    alarm, tables = CollapseAlarm(), []
     seen, clock = first, time.monotonic()
     bar = tqdm(total=settings.max_train_steps, initial=first, disable=not main, desc="train", unit="step")
     for step in range(first, settings.max_train_steps):
@@ -134,10 +141,11 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
         done = step + 1
         bar.update()
         if done % run.logging_steps == 0 or done == settings.max_train_steps:
-            metrics = summarize(accelerator.gather(torch.cat(tables)))
+            table: Any = accelerator.gather(torch.cat(tables))
+            metrics = summarize(table)
             metrics |= {
-                "learning_rate": schedule.get_last_lr()[0],
-                "grad_norm": float(norm) if norm is not None else float("nan"),
+                "learning_rate": float(schedule.get_last_lr()[0]),
+                "grad_norm": float("nan") if norm is None else float(norm),
                 "epoch": done * settings.train_batch_size * accumulation * processes / len(encoded.data),
                 "seconds_per_step": (time.monotonic() - clock) / (done - seen),
                 "peak_memory_gib": peak_memory_gib(),
@@ -155,8 +163,12 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
                     f"step {done}: the loss is {metrics['loss']}. Use mixed_precision bf16 or no, or a lower rate."
                 )
             seen, clock = done, time.monotonic()
-        if main and done % run.checkpointing_steps == 0:
-            save_checkpoint(run.output_dir, done, state, identity, run.checkpoints_total_limit)
+        if done % run.checkpointing_steps == 0:
+            # Groups that no summary has counted yet belong to the first summary after a resume.
+            left = accelerator.gather(torch.cat(tables)).cpu() if tables else torch.empty(0)
+            if main:
+                pending = {"tables": left, "ratios": dict(alarm.ratios)}
+                save_checkpoint(run.output_dir, done, state, pending, identity, run.checkpoints_total_limit)
         if done % config.validation.validation_steps == 0 or done == settings.max_train_steps:
             paused = time.monotonic()
             sample(done)
@@ -182,7 +194,7 @@ class MetricsLog:
                     kept.append(line)
             except (json.JSONDecodeError, KeyError):
                 continue
-        path.write_text("".join(line + "\n" for line in kept))
+        atomic.write_text(path, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, metrics: dict[str, float], alarm: str | None) -> None:
         """Append one summary."""

@@ -16,6 +16,12 @@ def check_optimizer(settings: Optimization) -> None:
     for name in positive:
         if not getattr(settings, name) > 0:
             raise ValueError(f"{name} must be above 0, got {getattr(settings, name)}.")
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(settings, name) < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {getattr(settings, name)}.")
+    for name in ("adam_weight_decay", "adam_epsilon"):
+        if not getattr(settings, name) >= 0:
+            raise ValueError(f"{name} must be 0 or above, got {getattr(settings, name)}.")
     if settings.lr_warmup_steps < 0:
         raise ValueError(f"lr_warmup_steps must be 0 or above, got {settings.lr_warmup_steps}.")
     if settings.optimizer == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
@@ -43,7 +49,7 @@ def build_optimizer(parameters: Sequence[torch.nn.Parameter], settings: Optimiza
             relative_step=False,
         )
     if settings.optimizer == "adamw_8bit":
-        import bitsandbytes
+        import bitsandbytes  # type: ignore[import-not-found]
 
         return bitsandbytes.optim.AdamW8bit(parameters, **adam)
     return torch.optim.AdamW(parameters, **adam)

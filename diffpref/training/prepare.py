@@ -60,11 +60,23 @@ def check_settings(config: TrainConfig) -> list[str]:
         raise ValueError(f"proportion_empty_prompts must be in [0, 1], got {config.data.proportion_empty_prompts}.")
     if config.data.resolution < 8 or config.data.resolution % 8:
         raise ValueError(f"resolution must be a multiple of 8, got {config.data.resolution}.")
-    for name in ("checkpointing_steps", "logging_steps"):
-        if getattr(config.run, name) < 1:
-            raise ValueError(f"{name} must be 1 or above, got {getattr(config.run, name)}.")
+    counts = {
+        "checkpointing_steps": config.run.checkpointing_steps,
+        "checkpoints_total_limit": config.run.checkpoints_total_limit,
+        "logging_steps": config.run.logging_steps,
+        "validation_steps": config.validation.validation_steps,
+        "validation_batch_size": config.validation.validation_batch_size,
+        "num_inference_steps": config.validation.num_inference_steps,
+    }
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be 1 or above, got {value}.")
+    if not 0 <= config.adapter.ema_decay < 1:
+        raise ValueError(f"ema_decay must be in [0, 1), got {config.adapter.ema_decay}.")
     if config.run.enable_xformers_memory_efficient_attention and not torch.cuda.is_available():
         raise ValueError("enable_xformers_memory_efficient_attention needs a CUDA GPU; leave it out on this machine.")
+    if config.run.mixed_precision == "fp16" and not torch.accelerator.is_available():
+        raise ValueError("mixed_precision fp16 needs a GPU: use bf16 or no on this machine.")
     return check_trackers(config.run.report_to)
 
 
@@ -79,7 +91,13 @@ def check_output(config: TrainConfig) -> Path | None:
         raise ValueError(f"output_dir {folder} is a file: choose a folder.")
     require_space(folder, 2**26, "a run")
     if run.resume_from_checkpoint is not None:
-        return find_checkpoint(folder, run.resume_from_checkpoint)
+        found = find_checkpoint(folder, run.resume_from_checkpoint)
+        if found is None and (folder / "README.md").exists() and not run.overwrite_output_dir:
+            raise ValueError(
+                f"{folder} holds a finished run without a checkpoint to continue from. Choose another --output_dir, "
+                "or delete what it wrote with --overwrite_output_dir True."
+            )
+        return found
     if (folder / "config.yaml").exists() and not run.overwrite_output_dir:
         raise ValueError(
             f"{folder} holds another run. Continue it with --resume_from_checkpoint latest, choose another "
@@ -191,7 +209,8 @@ def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) 
     path = family.load_path(checkpoint)
     copied = None if lora else frozen_copy(network, dtype)
     if lora:
-        attach_lora(network, settings.rank, settings.lora_target_modules or family.LORA_TARGETS)
+        targets = settings.lora_target_modules or family.LORA_TARGETS
+        attach_lora(network, settings.rank, targets, seed=config.run.seed)
     if config.run.gradient_checkpointing:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
     if config.run.enable_xformers_memory_efficient_attention:

@@ -86,7 +86,7 @@ def batches(
     accumulation: int,
     share: tuple[int, int],
 ) -> Iterator[Batch]:
-    """This process's batches of steps first_step to steps - 1, `accumulation` for each step, loaded one ahead."""
+    """This process's batches of steps first_step to steps - 1, `accumulation` for each step, read on demand."""
     rank, processes = share
 
     def positions() -> Iterator[list[int]]:

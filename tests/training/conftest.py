@@ -1,15 +1,12 @@
 """What the training tests share: a small pipeline, pairs, and one call that trains on them and reads the result."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
-import torch
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
 
 from diffpref.config import TrainConfig, from_mapping
 from diffpref.training.loop import train
@@ -21,6 +18,12 @@ Settings = Callable[..., TrainConfig]
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_pipeline(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def v_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline that predicts v: even a constant output separates bright from dark, so it learns within seconds."""
+    return save_pipeline(tmp_path_factory.mktemp("v_base"), prediction_type="v_prediction")
 
 
 @pytest.fixture(scope="session")
@@ -84,13 +87,3 @@ def run(settings: Settings) -> Callable[..., Path]:
         return train(settings(**changes), say=lambda line: None)
 
     return go
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The trained tensors of a finished run."""
-    lora = folder / "pytorch_lora_weights.safetensors"
-    return load_file(lora if lora.is_file() else folder / "unet" / "diffusion_pytorch_model.safetensors")

@@ -1,16 +1,29 @@
 """The loop: exact at step 0, it learns, and the same batch gives the same weights however it is cut."""
 
+import dataclasses
+import json
 import math
+import os
+import subprocess
+import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from tests.training.conftest import read_metrics, read_weights
+from diffpref.backbones import sdxl
+from diffpref.config import to_mapping
+from diffpref.probe import forward_probe
+from diffpref.training import loop
+from diffpref.types import Probe
+from tests.small_sdxl import read_metrics, read_weights
 
 Run = Callable[..., Path]
+ROOT = Path(__file__).parents[2]
 LOG_2 = math.log(2)
 both = pytest.mark.parametrize("adapter", ["lora", "full"])
 
@@ -33,3 +46,165 @@ def test_it_learns(run: Run, adapter: str) -> None:
     assert sum(m["rewards/margins"] for m in last) / 5 > 0.5
     assert sum(m["rewards/accuracies"] for m in last) / 5 > 0.9
     assert last[-1]["loss"] < LOG_2
+
+
+def test_it_learns_nothing_good_from_a_loss_of_the_wrong_sign(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted bug that test_it_learns must find."""
+    from accelerate import Accelerator
+
+    right = Accelerator.backward
+    monkeypatch.setattr(Accelerator, "backward", lambda self, loss: right(self, -loss))
+    metrics = read_metrics(run(max_train_steps=10, learning_rate=1e-2, logging_steps=10, rank=8))
+    assert metrics[-1]["rewards/margins"] < 0
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_accumulation_equals_a_larger_batch(run: Run, adapter: str, tmp_path: Path) -> None:
+    results = []
+    for size, accumulation in ((4, 1), (1, 4), (2, 2)):
+        folder = run(
+            output_dir=str(tmp_path / f"{size}"),
+            adapter=adapter,
+            train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            max_train_steps=3,
+            proportion_empty_prompts=0.5,
+            learning_rate=1e-4,
+            # Adam divides a gradient by itself, which would turn rounding of tiny ones into whole steps.
+            adam_epsilon=1e-4,
+        )
+        results.append((read_weights(folder), read_metrics(folder)))
+    (weights, metrics), *others = results
+    start = read_metrics(tmp_path / "4")[0]
+    assert start["epoch"] == 0.5
+    for other, other_metrics in others:
+        for name, tensor in weights.items():
+            # float32 sums in another order; three steps move weights by up to 3e-4.
+            torch.testing.assert_close(other[name], tensor, rtol=0, atol=3e-6)
+        for now, then in zip(other_metrics, metrics, strict=True):
+            assert now["loss"] == pytest.approx(then["loss"], abs=1e-4)
+            assert now["error/chosen/policy"] == pytest.approx(then["error/chosen/policy"], rel=1e-4)
+
+
+def test_the_order_of_the_pictures_in_a_row_does_not_matter(run: Run, base: Path, tmp_path: Path) -> None:
+    from tests.small_sdxl import save_pairs
+
+    save_pairs(tmp_path / "data", count=4)
+    written = {}
+    for name, order in (("given", (0, 1)), ("swapped", (1, 0))):
+        lines = []
+        for place in range(4):
+            images = [f"chosen-{place}.png", f"rejected-{place}.png"]
+            scores = [2.0, 1.0]
+            lines.append({"prompt": "red cat", "images": [images[i] for i in order], "scores": [scores[i] for i in order]})
+        (tmp_path / "data" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        written[name] = run(
+            output_dir=str(tmp_path / name), dataset_name=str(tmp_path / "data" / f"{name}.jsonl"), learning_rate=1e-4
+        )
+    one, other = (read_metrics(folder) for folder in written.values())
+    for first, second in zip(one, other, strict=True):
+        assert first["loss"] == pytest.approx(second["loss"], abs=1e-5)
+        assert first["rewards/margins"] == pytest.approx(second["rewards/margins"], abs=1e-5)
+
+
+def test_gradient_checkpointing_changes_nothing(run: Run, tmp_path: Path) -> None:
+    plain = run(output_dir=str(tmp_path / "a"), max_train_steps=2)
+    saved = run(output_dir=str(tmp_path / "b"), max_train_steps=2, gradient_checkpointing=True)
+    for name, tensor in read_weights(plain).items():
+        assert torch.equal(tensor, read_weights(saved)[name]), name
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_bfloat16_trains_float32_weights(run: Run, adapter: str) -> None:
+    folder = run(adapter=adapter, mixed_precision="bf16", max_train_steps=3, learning_rate=1e-4)
+    first = read_metrics(folder)[0]
+    assert all(tensor.dtype == torch.float32 for tensor in read_weights(folder).values())
+    if adapter == "lora":
+        assert first["rewards/margins"] == 0.0 and first["loss"] == pytest.approx(LOG_2, abs=1e-7)
+    else:
+        # The reference's weights are rounded once more than the policy's, by autocast, in the layers it leaves alone.
+        assert first["error/chosen/ratio"] == pytest.approx(1, abs=2e-2)
+    assert read_metrics(folder)[-1]["loss"] < 10
+
+
+def test_no_encoder_is_in_memory_while_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[bool] = []
+    encoders: list[weakref.ref] = []
+    load = sdxl.load_encoder
+
+    def spy_load(*arguments: Any) -> sdxl.SDXLEncoder:
+        encoder = load(*arguments)
+        parts = (encoder, encoder.vae, encoder.pipeline.text_encoder, encoder.pipeline.text_encoder_2)
+        encoders.extend(weakref.ref(part) for part in parts)
+        return encoder
+
+    compare = loop.compare
+
+    def spy_compare(*arguments: Any) -> Any:
+        alive.extend(reference() is not None for reference in encoders)
+        return compare(*arguments)
+
+    monkeypatch.setattr(sdxl, "load_encoder", spy_load)
+    monkeypatch.setattr(loop, "compare", spy_compare)
+    run(max_train_steps=1, validation_prompts=["red cat"])
+    assert len(alive) == 4 and not any(alive)
+
+
+def test_tensorboard_gets_metrics_and_pictures(run: Run) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run(report_to="tensorboard", validation_prompts=["red cat", "a dog"], validation_steps=2)
+    events = EventAccumulator(str(next(folder.rglob("events.out*")).parent)).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+    assert [event.step for event in events.Images("samples")] == [0, 2, 4]
+    logged = {event.step: event.value for event in events.Scalars("rewards/margins")}
+    assert all(logged[m["step"]] == pytest.approx(m["rewards/margins"]) for m in read_metrics(folder))
+
+
+def test_a_schedule_is_stepped_once_for_each_update(run: Run) -> None:
+    metrics = read_metrics(
+        run(lr_scheduler="linear", lr_warmup_steps=2, gradient_accumulation_steps=2, learning_rate=1e-3)
+    )
+    # The rate that the next update uses: warm-up over two, then down to 0 at step 4.
+    assert [m["learning_rate"] for m in metrics] == pytest.approx([5e-4, 1e-3, 5e-4, 0.0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "forward_probe", lambda *arguments: broken(forward_probe(*arguments)))
+    with pytest.raises(ValueError, match="step 1: the loss is nan"):
+        run()
+
+
+def broken(probe: Probe) -> Probe:
+    return dataclasses.replace(probe, target=probe.target * float("nan"))
+
+
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_two_processes_equal_one_with_twice_the_batch(
+    run: Run, settings: Callable[..., Any], tmp_path: Path, adapter: str
+) -> None:
+    changes = {
+        "adapter": adapter,
+        "max_train_steps": 3,
+        "learning_rate": 1e-4,
+        "adam_epsilon": 1e-4,
+        "proportion_empty_prompts": 0.5,
+        "cache_dir": None,
+        "checkpointing_steps": 2,
+    }
+    one = run(output_dir=str(tmp_path / "one"), train_batch_size=4, **changes)
+    two = to_mapping(settings(output_dir=str(tmp_path / "two"), train_batch_size=2, **changes))
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(two))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1", "PYTHONPATH": str(ROOT)}
+    command = [*LAUNCH, "-m", "diffpref.train", "--config", str(tmp_path / "two.yaml")]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for name, tensor in read_weights(one).items():
+        torch.testing.assert_close(read_weights(tmp_path / "two")[name], tensor, rtol=0, atol=3e-6)
+    for now, then in zip(read_metrics(tmp_path / "two"), read_metrics(one), strict=True):
+        assert now["loss"] == pytest.approx(then["loss"], abs=1e-4)
+        assert now["epoch"] == then["epoch"] and now["grad_norm"] == pytest.approx(then["grad_norm"], rel=1e-2)

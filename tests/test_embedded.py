@@ -1,0 +1,40 @@
+"""Embedded models, pairs and configs are found in a checkout and in an installed package."""
+
+from pathlib import Path
+
+import pytest
+
+import diffpref.embedded
+from diffpref.embedded import embedded
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    "name", ["assets/tiny-sdxl/model_index.json", "assets/judge", "assets/emoji-pairs", "configs/tiny-sdxl/dpo.yaml"]
+)
+def test_a_checkout_has_its_assets(name: str) -> None:
+    assert embedded(name) == ROOT / name and embedded(name).exists()
+
+
+def test_what_is_missing_is_named_with_its_path() -> None:
+    with pytest.raises(ValueError) as problem:
+        embedded("assets/absent")
+    assert str(ROOT / "assets" / "absent") in str(problem.value) and "install it again" in str(problem.value)
+
+
+def test_an_installed_package_looks_inside_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site-packages" / "diffpref"
+    (package / "_embedded" / "configs").mkdir(parents=True)
+    # Another project's folder beside the package must not be taken for ours.
+    (package.parent / "assets").mkdir()
+    monkeypatch.setattr(diffpref.embedded, "PACKAGE", package)
+    assert embedded("configs") == package / "_embedded" / "configs"
+    with pytest.raises(ValueError, match="_embedded"):
+        embedded("assets")
+
+
+def test_the_wheel_carries_what_is_asked_for() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for name in ("assets/tiny-sdxl", "assets/judge", "assets/emoji-pairs", "configs"):
+        assert f'"{name}" = "diffpref/_embedded/{name}"' in text

@@ -1,0 +1,36 @@
+"""The example of a new objective: its gradient vanishes at its own target margin, and the loop trains with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffpref.types import Errors
+from examples.add_an_objective import IPO, settings
+
+
+def test_the_gradient_vanishes_at_the_target_margin_and_points_to_it_elsewhere() -> None:
+    objective, scores = IPO(beta=2000.0, tau=0.5), torch.tensor([[1.0, 0.0]])
+
+    def slope(margin: float) -> float:
+        # beta (r_chosen - r_rejected) = margin, all of it from the chosen error.
+        policy = torch.tensor([[0.1 - 2 * margin / 2000, 0.1]], dtype=torch.float64, requires_grad=True)
+        errors = Errors(policy, torch.full((1, 2), 0.1, dtype=torch.float64))
+        (gradient,) = torch.autograd.grad(objective(errors, scores).sum(), policy)
+        return float(gradient[0, 0])
+
+    assert slope(1.0) == pytest.approx(0, abs=1e-6)
+    assert slope(0.5) > 0 > slope(1.5)
+
+
+@pytest.mark.slow
+def test_the_loop_trains_with_it(tmp_path: Path) -> None:
+    from diffpref.training.loop import train
+
+    run = train(settings(tmp_path / "run", 20))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    # From margin 0 the loss starts at (1 / (2 tau))^2 = 1, and falls.
+    assert lines[0]["loss"] == pytest.approx(1.0, abs=0.1)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert (run / "pytorch_lora_weights.safetensors").is_file()

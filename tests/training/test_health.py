@@ -1,0 +1,165 @@
+"""The run's figures against numbers worked out by hand, and the alarm's threshold from both sides."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffpref.training.health import COLUMNS, CollapseAlarm, pair_table, summarize
+from diffpref.types import Errors
+
+BETA = 10.0
+# Worked by hand at beta 10; reward = 10 * (reference - policy) / 2.
+#          policy            reference      scores    t     rewards chosen, rejected   margin
+# pair 0   1.0   2.0         1.25  1.75     1, 0      0.1    1.25, -1.25                 2.5
+# pair 1   2.0   3.0         2.0   2.0      0, 1      0.9   -5.0 (second), 0 (first)    -5
+# pair 2   0.5   1.5         1.25  0.75     5, 1      0.95   3.75, -3.75                 7.5
+# Binary fractions, so the expected values are exact in float32.
+POLICY = torch.tensor([[1.0, 2.0], [2.0, 3.0], [0.5, 1.5]])
+REFERENCE = torch.tensor([[1.25, 1.75], [2.0, 2.0], [1.25, 0.75]])
+SCORES = torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 1.0]])
+LOSS = torch.tensor([0.25, 5.0, 0.75])
+T = torch.tensor([0.1, 0.9, 0.95])
+
+
+def table() -> torch.Tensor:
+    return pair_table(Errors(POLICY, REFERENCE), SCORES, LOSS, T, BETA)
+
+
+def test_pair_table_by_hand() -> None:
+    expected = {
+        "loss": [0.25, 5.0, 0.75],
+        "chosen": [1.25, -5.0, 3.75],
+        "rejected": [-1.25, 0.0, -3.75],
+        "chosen_policy": [1.0, 3.0, 0.5],
+        "chosen_reference": [1.25, 2.0, 1.25],
+        "rejected_policy": [2.0, 2.0, 1.5],
+        "rejected_reference": [1.75, 2.0, 0.75],
+        "t": [0.1, 0.9, 0.95],
+    }
+    assert set(expected) == set(COLUMNS)
+    torch.testing.assert_close(table(), torch.tensor([expected[name] for name in COLUMNS]).T, rtol=0, atol=0)
+
+
+def test_pair_table_keeps_no_graph() -> None:
+    policy = POLICY.clone().requires_grad_()
+    errors = Errors(policy, REFERENCE)
+    rows = pair_table(errors, SCORES, errors.log_ratio.sum(1), T, BETA)
+    assert not rows.requires_grad and rows.dtype == torch.float32
+
+
+def test_summary_by_hand() -> None:
+    metrics = summarize(table())
+    expected = {
+        "loss": 2.0,
+        "rewards/chosen": 0.0,
+        "rewards/rejected": -5 / 3,
+        "rewards/margins": 5 / 3,
+        "rewards/accuracies": 2 / 3,
+        # |-5| is at the threshold, not above it; 7.5 alone is.
+        "saturated": 1 / 3,
+        # Between -5, 2.5 and 7.5 at places 0.2, 1 and 1.8.
+        "margins/p10": -3.5,
+        "margins/p50": 2.5,
+        "margins/p90": 6.5,
+        "error/chosen/policy": 1.5,
+        "error/chosen/reference": 1.5,
+        "error/chosen/ratio": 1.0,
+        "error/rejected/policy": 5.5 / 3,
+        "error/rejected/reference": 1.5,
+        "error/rejected/ratio": 5.5 / 4.5,
+        "accuracy/t_000_249": 1.0,
+        "accuracy/t_750_999": 0.5,
+    }
+    assert metrics == pytest.approx(expected, rel=1e-12), "no bucket without pairs, and no other key"
+
+
+def test_a_list_of_three_is_best_against_worst() -> None:
+    errors = Errors(torch.tensor([[0.5, 1.0, 2.0]]), torch.tensor([[1.0, 1.0, 1.5]]))
+    rows = pair_table(errors, torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([1.0]), torch.tensor([0.5]), 2.0)
+    chosen, rejected = COLUMNS.index("chosen"), COLUMNS.index("rejected")
+    assert (rows[0, chosen], rows[0, rejected]) == (0.0, 0.5)
+    rows = pair_table(errors, torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([1.0]), torch.tensor([0.5]), 2.0)
+    assert (rows[0, chosen], rows[0, rejected]) == (0.5, -0.5)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_policy_equal_to_reference_is_a_coin_toss(k: int) -> None:
+    errors = torch.rand(5, k, generator=torch.Generator().manual_seed(0)) + 0.5
+    scores = torch.arange(float(k)).expand(5, k)
+    metrics = summarize(pair_table(Errors(errors, errors), scores, torch.full((5,), 0.6931), torch.rand(5), 5000.0))
+    assert metrics["rewards/accuracies"] == 0.5 and metrics["rewards/margins"] == 0 and metrics["saturated"] == 0
+    assert metrics["error/chosen/ratio"] == metrics["error/rejected/ratio"] == 1
+
+
+def test_ties_count_half() -> None:
+    # Equal scores leave no best and worst: margin 0, whatever the models say. The other pair is right.
+    errors = Errors(torch.tensor([[1.0, 9.0], [1.0, 2.0]]), torch.tensor([[4.0, 1.0], [1.5, 1.5]]))
+    scores = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    metrics = summarize(pair_table(errors, scores, torch.ones(2), torch.tensor([0.3, 0.3]), BETA))
+    assert metrics["rewards/accuracies"] == 0.75 and metrics["accuracy/t_250_499"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("t", "bucket"),
+    [
+        (0.0, "000_249"),
+        (0.249, "000_249"),
+        (0.25, "250_499"),
+        (0.499, "250_499"),
+        (0.5, "500_749"),
+        (0.75, "750_999"),
+        (0.999, "750_999"),
+        (1.0, "750_999"),
+    ],
+)
+def test_buckets_of_noise(t: float, bucket: str) -> None:
+    rows = pair_table(Errors(POLICY[:1], REFERENCE[:1]), SCORES[:1], LOSS[:1], torch.tensor([t]), BETA)
+    assert [name for name in summarize(rows) if name.startswith("accuracy/")] == [f"accuracy/t_{bucket}"]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.permutations(range(8)), st.integers(1, 7), st.integers(0, 10**6))
+def test_the_summary_knows_neither_batches_nor_their_order(order: list[int], cut: int, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    policy, reference = (torch.rand(8, 2, generator=draw) + 0.5 for _ in range(2))
+    scores, loss, t = (torch.rand(*shape, generator=draw) for shape in ((8, 2), (8,), (8,)))
+
+    def rows(places: list[int]) -> torch.Tensor:
+        return pair_table(Errors(policy[places], reference[places]), scores[places], loss[places], t[places], BETA)
+
+    whole, parts = summarize(rows(list(range(8)))), summarize(torch.cat([rows(order[:cut]), rows(order[cut:])]))
+    # A mean in float64 over another order of rows differs in its last bits.
+    assert parts == pytest.approx(whole, rel=1e-12, abs=1e-12)
+
+
+def ratios(chosen: float, rejected: float) -> dict[str, float]:
+    return {"error/chosen/ratio": chosen, "error/rejected/ratio": rejected}
+
+
+@pytest.mark.parametrize(("chosen", "rejected"), [(1.0, 1.0), (1.05, 1.5), (1.5, 1.05), (0.9, 30.0), (1.1, 1.1)])
+def test_the_alarm_is_silent_while_one_side_is_well(chosen: float, rejected: float) -> None:
+    alarm = CollapseAlarm()
+    assert [alarm(ratios(chosen, rejected)) for _ in range(20)] == [None] * 20
+
+
+def test_the_alarm_names_both_figures_and_the_remedies() -> None:
+    text = CollapseAlarm()(ratios(1.23, 1.87))
+    assert text is not None
+    for part in ("1.23 times the reference's on chosen", "1.87 times on rejected"):
+        assert part in text
+    for remedy in ("earlier checkpoint", "lower learning_rate", "raise beta", "set anchor"):
+        assert remedy in text
+
+
+def test_the_alarm_is_smoothed() -> None:
+    # From 1: (1 + 1.15) / 2 = 1.075 is silent, (1.075 + 1.15) / 2 = 1.1125 is not; then 1.056 again is.
+    alarm = CollapseAlarm()
+    texts = [alarm(ratios(r, r)) for r in (1.0, 1.15, 1.15, 1.0)]
+    assert [text is not None for text in texts] == [False, False, True, False]
+    assert texts[2] is not None and "1.11 times" in texts[2]
+
+
+def test_alarms_do_not_share_their_memory() -> None:
+    CollapseAlarm()(ratios(9.0, 9.0))
+    assert CollapseAlarm()(ratios(1.0, 1.0)) is None
