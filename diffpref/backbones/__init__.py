@@ -118,9 +118,10 @@ def _pipeline_class(checkpoint: Checkpoint) -> str:
     try:
         config = DiffusionPipeline.load_config(source, revision=checkpoint.revision)
     except (OSError, ValueError) as problem:
+        reason = " ".join(str(problem).split())
         raise ValueError(
             f"{source}: no such folder, and no such pipeline could be read from the hub. Check "
-            f"pretrained_model_name_or_path, the network, and `hf auth login` for gated models. ({' '.join(str(problem).split())})"
+            f"pretrained_model_name_or_path, the network, and `hf auth login` for gated models. ({reason})"
         ) from None
     return dict(config)["_class_name"]  # type: ignore[call-overload]
 

@@ -82,7 +82,8 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     if resume is not None:
         first, pending = load_checkpoint(resume, state)
         alarm.ratios.update(pending["ratios"])
-        tables += pending["tables"].chunk(processes)[accelerator.process_index : accelerator.process_index + 1]
+        mine = slice(accelerator.process_index, accelerator.process_index + 1)
+        tables += pending["tables"].to(accelerator.device).chunk(processes)[mine]
     if trackers:
         flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in to_mapping(config).items()}
         accelerator.init_trackers(run.tracker_name, config=flat)

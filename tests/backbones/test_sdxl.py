@@ -1,5 +1,7 @@
 """The SDXL family against diffusers itself: path, network call, latents, prompts, pictures."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline, U
 
 from diffpref.backbones import Checkpoint, Encoder, Family, find_family, sdxl, weights_hash
 from diffpref.types import Backbone
-from tests.small_sdxl import SCHEDULE, SIZE
+from tests.small_sdxl import SCHEDULE, SIZE, save_pipeline
 
 CPU = torch.device("cpu")
 
@@ -91,11 +93,9 @@ def test_prompts_are_encoded_as_the_pipeline_does(base: Checkpoint) -> None:
 
 
 def test_the_empty_prompt_is_encoded_where_the_pipeline_does(base: Checkpoint, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(base.source, tmp_path / "base")
     index = tmp_path / "base" / "model_index.json"
-    index.write_text(index.read_text().replace('"force_zeros_for_empty_prompt": true', '"force_zeros_for_empty_prompt": false'))
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"force_zeros_for_empty_prompt": False}))
     other = Checkpoint(str(tmp_path / "base"))
     _, negative, _, negative_pooled = stock(other).encode_prompt("red cat")
     empty = sdxl.empty_prompt(other, sdxl.load_encoder(other, CPU))
@@ -161,8 +161,6 @@ def test_pictures_are_encoded_from_minus_1_to_1_with_their_own_draws(base: Check
 
 
 def test_the_encoders_identity_names_its_weights(base: Checkpoint, tmp_path: Path) -> None:
-    from tests.small_sdxl import save_pipeline
-
     assert sdxl.load_encoder(base, CPU).identity == sdxl.load_encoder(base, CPU).identity
     other = Checkpoint(str(save_pipeline(tmp_path / "other", seed=1)))
     assert sdxl.load_encoder(base, CPU).identity != sdxl.load_encoder(other, CPU).identity

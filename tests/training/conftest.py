@@ -22,8 +22,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def v_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline that predicts v: even a constant output separates bright from dark, so it learns within seconds."""
-    return save_pipeline(tmp_path_factory.mktemp("v_base"), prediction_type="v_prediction")
+    """A pipeline that learns within seconds: where x_t is mostly noise, v is near -x0, and even a constant output tells
+    bright from dark."""
+    noisy = {"beta_start": 0.01, "beta_end": 0.02, "beta_schedule": "linear"}
+    return save_pipeline(tmp_path_factory.mktemp("v_base"), prediction_type="v_prediction", **noisy)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The cache of latents and prompts: encoded once, keyed by content, safe to interrupt, honest when damaged."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,8 +141,6 @@ def test_a_damaged_shard_is_named(rows: Preferences, tmp_path: Path) -> None:
 
 
 def test_the_disk_must_hold_the_cache(rows: Preferences, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
-
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(2**30, 2**30, 1000))
     with pytest.raises(ValueError, match="the latent cache needs about .* GiB"):
         encode(rows, Counter(), tmp_path)

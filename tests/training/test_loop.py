@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 
 from diffpref.backbones import sdxl
 from diffpref.config import to_mapping
 from diffpref.probe import forward_probe
 from diffpref.training import loop
 from diffpref.types import Probe
-from tests.small_sdxl import read_metrics, read_weights
+from tests.small_sdxl import read_metrics, read_weights, save_pairs
 
 Run = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -38,24 +39,27 @@ def test_policy_equals_reference_at_step_0(run: Run, adapter: str, checkpointing
     assert first["error/chosen/ratio"] == first["error/rejected/ratio"] == 1.0
 
 
+QUICK = {
+    "lora": {"learning_rate": 2e-3, "rank": 8},
+    "full": {"adapter": "full", "learning_rate": 1e-4},
+}
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["", "wrong sign"])
 @both
-def test_it_learns(run: Run, adapter: str) -> None:
-    rate = {"lora": 1e-2, "full": 1e-3}[adapter]
-    metrics = read_metrics(run(adapter=adapter, max_train_steps=30, learning_rate=rate, train_batch_size=4, rank=8))
-    last = metrics[-5:]
-    assert sum(m["rewards/margins"] for m in last) / 5 > 0.5
-    assert sum(m["rewards/accuracies"] for m in last) / 5 > 0.9
-    assert last[-1]["loss"] < LOG_2
-
-
-def test_it_learns_nothing_good_from_a_loss_of_the_wrong_sign(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The planted bug that test_it_learns must find."""
-    from accelerate import Accelerator
-
+def test_it_learns(run: Run, v_base: Path, monkeypatch: pytest.MonkeyPatch, adapter: str, sign: int) -> None:
+    """The margin rises, and falls with the gradient's sign planted wrong."""
     right = Accelerator.backward
-    monkeypatch.setattr(Accelerator, "backward", lambda self, loss: right(self, -loss))
-    metrics = read_metrics(run(max_train_steps=10, learning_rate=1e-2, logging_steps=10, rank=8))
-    assert metrics[-1]["rewards/margins"] < 0
+    monkeypatch.setattr(Accelerator, "backward", lambda self, loss: right(self, sign * loss))
+    shared = {"train_batch_size": 4, "beta": 500.0, "logging_steps": 10, "max_train_steps": 30 if sign == 1 else 10}
+    last = read_metrics(run(pretrained_model_name_or_path=str(v_base), **shared, **QUICK[adapter]))[-1]
+    if sign == 1:
+        assert last["rewards/margins"] > 1
+        assert last["rewards/accuracies"] > 0.9
+        assert last["loss"] < LOG_2 / 2
+    else:
+        assert last["rewards/margins"] < 0
+        assert last["rewards/accuracies"] < 0.5
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
@@ -86,25 +90,21 @@ def test_accumulation_equals_a_larger_batch(run: Run, adapter: str, tmp_path: Pa
             assert now["error/chosen/policy"] == pytest.approx(then["error/chosen/policy"], rel=1e-4)
 
 
-def test_the_order_of_the_pictures_in_a_row_does_not_matter(run: Run, base: Path, tmp_path: Path) -> None:
-    from tests.small_sdxl import save_pairs
-
+def test_the_order_of_the_pictures_in_a_row_does_not_matter(run: Run, tmp_path: Path) -> None:
     save_pairs(tmp_path / "data", count=4)
-    written = {}
-    for name, order in (("given", (0, 1)), ("swapped", (1, 0))):
-        lines = []
-        for place in range(4):
-            images = [f"chosen-{place}.png", f"rejected-{place}.png"]
-            scores = [2.0, 1.0]
-            lines.append({"prompt": "red cat", "images": [images[i] for i in order], "scores": [scores[i] for i in order]})
-        (tmp_path / "data" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-        written[name] = run(
-            output_dir=str(tmp_path / name), dataset_name=str(tmp_path / "data" / f"{name}.jsonl"), learning_rate=1e-4
-        )
-    one, other = (read_metrics(folder) for folder in written.values())
-    for first, second in zip(one, other, strict=True):
-        assert first["loss"] == pytest.approx(second["loss"], abs=1e-5)
-        assert first["rewards/margins"] == pytest.approx(second["rewards/margins"], abs=1e-5)
+    curves = []
+    for name, step in (("given", 1), ("swapped", -1)):
+        rows = [
+            {"prompt": "red cat", "images": [f"chosen-{i}.png", f"rejected-{i}.png"][::step], "scores": [2, 1][::step]}
+            for i in range(4)
+        ]
+        data = tmp_path / "data" / f"{name}.jsonl"
+        data.write_text("\n".join(map(json.dumps, rows)))
+        curves.append(read_metrics(run(output_dir=str(tmp_path / name), dataset_name=str(data), learning_rate=1e-4)))
+    for first, second in zip(*curves, strict=True):
+        # float32, where a batch of two rounds differently in each place.
+        assert first["loss"] == pytest.approx(second["loss"], abs=1e-4)
+        assert first["rewards/margins"] == pytest.approx(second["rewards/margins"], abs=2e-4)
 
 
 def test_gradient_checkpointing_changes_nothing(run: Run, tmp_path: Path) -> None:

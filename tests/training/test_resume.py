@@ -1,6 +1,7 @@
 """Resuming: the same curve and weights bit for bit on the CPU, only for the run that the checkpoint belongs to."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,8 +165,6 @@ def test_another_base_or_data_is_refused(run: Run, checkpointed: Path, tmp_path:
 
 def test_other_settings_may_change(run: Run, checkpointed: Path, tmp_path: Path) -> None:
     """Batch and accumulation may trade places, and the rate may change: the data and noise stay those of the run."""
-    import shutil
-
     shutil.copytree(checkpointed, tmp_path / "copy")
     changes = {"train_batch_size": 1, "gradient_accumulation_steps": 2, "learning_rate": 1e-4, "max_train_steps": 2}
     folder = run(output_dir=str(tmp_path / "copy"), resume_from_checkpoint="checkpoint-1", **changes)
@@ -182,8 +181,6 @@ def test_the_total_limit_keeps_the_newest(run: Run) -> None:
 
 
 def test_a_damaged_checkpoint_is_named(run: Run, checkpointed: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(checkpointed, tmp_path / "copy")
     (tmp_path / "copy" / "checkpoint-1" / "weights.safetensors").write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"checkpoint-1 cannot be read .* Resume from an earlier checkpoint"):
