@@ -277,21 +277,33 @@ def to_mapping(config: TrainConfig) -> dict[str, Any]:
 
 
 def parse(arguments: Sequence[str], prog: str = "diffpref train") -> TrainConfig:
-    """The settings of a command line: `--config FILE` first, then every `--key value` over it."""
+    """The settings of a command line: `--config FILE` first, then every `--key value` over it.
+
+    A true-or-false flag may stand alone for true, as in the diffusers scripts: `--gradient_checkpointing`."""
     import tyro
 
-    rest, base = [], TrainConfig()
-    pending = iter(arguments)
-    for argument in pending:
-        flag, _, value = argument.partition("=")
-        if flag == "--config":
-            file = value or next(pending, "")
-            if not file:
+    base, known, rest = TrainConfig(), _fields(TrainConfig()), list[str]()
+    given = [
+        part for argument in arguments for part in (argument.split("=", 1) if argument[:2] == "--" else [argument])
+    ]
+    objective: str | None = None
+    for place, argument in enumerate(given):
+        key = argument[2:].replace("-", "_") if argument.startswith("--") else ""
+        key, following = ALIASES.get(key, key), given[place + 1] if place + 1 < len(given) else ""
+        if place and given[place - 1] in ("--config", "--objective"):
+            continue
+        if key == "config":
+            if not following:
                 raise ValueError("--config needs a YAML file: --config configs/sdxl/dpo.yaml.")
-            base = from_yaml(Path(file))
-        elif flag.startswith("--") and (alias := ALIASES.get(flag[2:].replace("-", "_"))):
-            rest.append(f"--{alias}" + argument[len(flag) :])
+            base = from_yaml(Path(following))
+        elif key == "objective":
+            objective = following
         else:
-            rest.append(argument)
+            rest.append(f"--{key}" if key else argument)
+            if key in known and known[key][1] is bool:
+                written = following.lower() in ("true", "false")
+                rest.append(given.pop(place + 1).capitalize() if written else "True")
+    if objective is not None and OBJECTIVES.get(objective) is not type(base.objective):
+        base = from_mapping({"objective": objective}, "--objective", base)
     flat = tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)(TrainConfig)
     return tyro.cli(flat, args=rest, default=base, prog=prog, description="Fine-tune a diffusion model on preferences.")

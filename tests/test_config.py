@@ -299,3 +299,24 @@ def test_the_reader_of_the_code_sees_reads_and_only_reads() -> None:
     )
     groups = {(group, name) for group, name in reads.found if (group, name) in FIELDS}
     assert groups == {("optimization", "optimizer"), ("run", "seed"), ("adapter", "rank")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--random_flip"], True),
+        (["--random_flip", "--rank", "4"], True),
+        (["--random-flip", "False"], False),
+        (["--random_flip=true"], True),
+    ],
+)
+def test_a_flag_may_stand_alone_as_in_the_diffusers_scripts(arguments: list[str], expected: bool) -> None:
+    assert parse(arguments).data.random_flip is expected
+
+
+def test_the_objective_is_a_flag_and_keeps_the_configs_fields(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("objective: dpo\nbeta: 123\n")
+    assert parse(["--config", str(file), "--objective", "dpo"]).objective.beta == 123
+    with pytest.raises(ValueError, match="objective must be one of"):
+        parse(["--objective", "ppo"])

@@ -61,6 +61,7 @@ def check_settings(config: TrainConfig) -> list[str]:
     if config.data.resolution < 8 or config.data.resolution % 8:
         raise ValueError(f"resolution must be a multiple of 8, got {config.data.resolution}.")
     counts = {
+        "rank": config.adapter.rank,
         "checkpointing_steps": config.run.checkpointing_steps,
         "checkpoints_total_limit": config.run.checkpoints_total_limit,
         "logging_steps": config.run.logging_steps,
@@ -95,13 +96,13 @@ def check_output(config: TrainConfig) -> Path | None:
         if found is None and (folder / "README.md").exists() and not run.overwrite_output_dir:
             raise ValueError(
                 f"{folder} holds a finished run without a checkpoint to continue from. Choose another --output_dir, "
-                "or delete what it wrote with --overwrite_output_dir True."
+                "or delete what it wrote with --overwrite_output_dir."
             )
         return found
     if (folder / "config.yaml").exists() and not run.overwrite_output_dir:
         raise ValueError(
             f"{folder} holds another run. Continue it with --resume_from_checkpoint latest, choose another "
-            "--output_dir, or delete what it wrote with --overwrite_output_dir True."
+            "--output_dir, or delete what it wrote with --overwrite_output_dir."
         )
     return None
 

@@ -9,6 +9,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from diffpref.config import TrainConfig, from_mapping
+from diffpref.training import stream
 from diffpref.training.loop import train
 from tests.small_sdxl import SIZE, save_pairs, save_pipeline
 
@@ -85,7 +86,9 @@ def run(settings: Settings) -> Callable[..., Path]:
     """Train in silence; returns the output directory."""
 
     def go(**changes: Any) -> Path:
+        # As a new process would: nothing is kept from the run before.
         AcceleratorState._reset_state(reset_partial_state=True)
+        stream._epoch_order.cache_clear()
         return train(settings(**changes), say=lambda line: None)
 
     return go
