@@ -1,8 +1,11 @@
 """Train the judge: it names the artist of a picture and finds its caption, and never saw the held-out captions.
 
     python assets/make/judge.py --packages DIR --output assets/judge --minutes 14 --autoencoder assets/tiny-sdxl/vae
+    python assets/make/judge.py --packages DIR --output assets/judge --head_only --autoencoder assets/tiny-sdxl/vae
 
-One contrastive loss pulls three artists' drawings of a caption together; one classification loss names the artist.
+First the trunk: one contrastive loss pulls three artists' drawings of a caption together, one classification loss
+names the artist. Then the hand, which names the artist from `diffpref.evaluate.style` alone; `--head_only` keeps the
+trunk in the output folder and does the rest. `--cross_validate` prints how the hand's penalty was chosen, and ends.
 The pictures are warped, softened, quantised and soiled alike for all artists: the hand shows in what is left.
 """
 
@@ -10,6 +13,7 @@ import argparse
 import json
 import math
 import time
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import emoji
@@ -19,12 +23,17 @@ import torch.nn.functional as F
 from split import held_out
 from torch import Tensor
 
-from diffpref.evaluate.judge import Judge, JudgeNetwork
+from diffpref.evaluate.judge import Hand, Judge, JudgeNetwork
+from diffpref.evaluate.style import style
 
 ARCHITECTURE = {"widths": (24, 32, 64, 96), "features": 96, "embedding": 64}
 CAPTIONS_A_BATCH = 40
 TWIN = 0.03
 """Two drawings of one artist whose 16 x 16 thumbnails differ by less (mean over pixels, in [0, 1]) are duplicates."""
+PENALTY = 3e-3
+"""Weight of the hand's squared weights in its loss; see `cross_validate`."""
+SMOOTHING = 0.05
+"""Smooth labels keep the probabilities away from 0 and 1, so that two good pictures can still be told apart."""
 
 
 def _uniform(n: int, low: float, high: float) -> Tensor:
@@ -125,7 +134,8 @@ def training_rows(world: list[emoji.Emoji]) -> list[int]:
 
 def train(network: JudgeNetwork, drawings: Tensor, weights: Tensor, seconds: float) -> int:
     """Train on uint8 drawings (captions, artists, 3, 64, 64), captions drawn by weight; returns the steps taken."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.03)
+    naming = torch.nn.Linear(network.caption.in_features, 3)  # shapes the trunk's texture, and is then thrown away
+    optimizer = torch.optim.AdamW([*network.parameters(), *naming.parameters()], lr=4e-3, weight_decay=0.03)
     network.train().to(memory_format=torch.channels_last)
     artist = torch.arange(3).repeat(CAPTIONS_A_BATCH)
     start, step = time.monotonic(), 0
@@ -135,9 +145,9 @@ def train(network: JudgeNetwork, drawings: Tensor, weights: Tensor, seconds: flo
         rows = torch.multinomial(weights, CAPTIONS_A_BATCH)
         x = augment(drawings[rows].flatten(0, 1).float() / 255)
         with torch.autocast("cpu", torch.bfloat16):
-            logits, z = network(x.contiguous(memory_format=torch.channels_last))
-        # Smooth labels keep the probabilities away from 0 and 1, so that two good pictures can still be told apart.
-        hand = F.cross_entropy(logits.float(), artist, label_smoothing=0.05)
+            h = network.features(x.contiguous(memory_format=torch.channels_last))
+            logits, z = naming(F.relu(h)), network.embed(h)
+        hand = F.cross_entropy(logits.float(), artist, label_smoothing=SMOOTHING)
         pull = contrastive(z.float(), rows.repeat_interleave(3))
         optimizer.zero_grad()
         (hand + pull).backward()
@@ -148,6 +158,77 @@ def train(network: JudgeNetwork, drawings: Tensor, weights: Tensor, seconds: flo
         step += 1
     network.to(memory_format=torch.contiguous_format).eval()
     return step
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What the hand is fitted on, all of training captions: one row a picture.
+
+    `kind` is the row of `KINDS`; `caption` is the row of the world; `weight` is 2 for the chosen captions, else 1."""
+
+    style: Tensor
+    artist: Tensor
+    caption: Tensor
+    kind: Tensor
+    weight: Tensor
+
+
+KINDS = ("real", "real, augmented", "reconstructed", "reconstructed, augmented")
+
+
+@torch.no_grad()
+def examples(every: Tensor, rows: list[int], common: Tensor, autoencoder: Path | None) -> Examples:
+    """The training captions' drawings; those of common captions also augmented and as the autoencoder returns them."""
+    chosen = [row for row in rows if common[row]]
+    shown = [(0, rows, every[rows]), (1, chosen, every[chosen]), (1, chosen, every[chosen])]
+    if autoencoder:
+        returned = reconstruct(autoencoder, every[chosen])
+        shown += [(2, chosen, returned), (3, chosen, returned)]
+    torch.manual_seed(0)  # so that the hand does not hang on what came before it
+    parts: list[Examples] = []
+    for kind, captions, drawings in shown:
+        flat = drawings.flatten(0, 1)
+        chunks = [part.float() / 255 for part in flat.tensor_split(len(flat) // 96 + 1)]  # `augment` cuts in five
+        seen = torch.cat([style(augment(x) if kind % 2 else x) for x in chunks])
+        caption = torch.tensor(captions).repeat_interleave(3)
+        artist = torch.arange(3).repeat(len(captions))
+        parts.append(Examples(seen, artist, caption, torch.full_like(artist, kind), 1.0 + common[caption]))
+    return Examples(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Examples)))
+
+
+def fit_hand(data: Examples, used: Tensor, penalty: float) -> Hand:
+    """The penalised logistic regression on the rows `used`: its loss is convex, so that it has one best answer."""
+    hand = Hand(3)
+    x, weight = data.style[used], data.weight[used] / data.weight[used].sum()
+    hand.mean.copy_(x.mean(0))
+    hand.scale.copy_(x.std(0).clamp(min=0.01))  # a colour that hardly occurs must not weigh as much as white
+    torch.nn.init.zeros_(hand.linear.weight)
+    torch.nn.init.zeros_(hand.linear.bias)
+    z, linear = (x - hand.mean) / hand.scale, hand.linear
+    optimizer = torch.optim.LBFGS(linear.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(linear(z), data.artist[used], reduction="none", label_smoothing=SMOOTHING)
+        loss = (loss * weight).sum() + penalty * linear.weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return hand.requires_grad_(False)
+
+
+def cross_validate(data: Examples, common: Tensor, folds: int = 5) -> None:
+    """Print the hand's accuracy on training captions that it was not fitted on, common ones only, by penalty."""
+    fold = torch.randint(folds, (len(common),))[data.caption]
+    for penalty in (3e-4, 1e-3, 3e-3, 1e-2):
+        named = torch.zeros_like(data.artist)
+        for k in range(folds):
+            named[fold == k] = fit_hand(data, fold != k, penalty)(data.style[fold == k]).argmax(1)
+        for kind, name in enumerate(KINDS):
+            asked = (data.kind == kind) & common[data.caption]
+            found = (named == data.artist)[asked].float().view(-1, 3).mean(0)
+            print(f"penalty {penalty:.0e} {name:25} {found.mean():.4f} by artist {found.numpy().round(3)}", flush=True)
 
 
 def accuracies(judge: Judge, real: Tensor, seen: Tensor, hidden: list[int]) -> dict[str, float]:
@@ -189,7 +270,9 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=14)
-    parser.add_argument("--autoencoder", type=Path, help="also measure on this autoencoder's reconstructions")
+    parser.add_argument("--autoencoder", type=Path, help="its reconstructions are also trained on and measured")
+    parser.add_argument("--head_only", action="store_true", help="keep the trunk that is in the output folder")
+    parser.add_argument("--cross_validate", action="store_true", help="print the hand's accuracy by penalty, and end")
     args = parser.parse_args()
 
     torch.manual_seed(0)
@@ -197,15 +280,25 @@ def main() -> None:
     world = emoji.load(args.packages)
     every = torch.from_numpy(np.stack([e.pictures for e in world])).permute(0, 1, 4, 2, 3).contiguous()
     rows = training_rows(world)
-    weights = torch.tensor([2.0 if world[row].common else 1.0 for row in rows])
-    network = JudgeNetwork(**ARCHITECTURE, artists=len(emoji.ARTISTS))
-    steps = train(network, every[rows], weights, args.minutes * 60)
+    common = torch.tensor([e.common for e in world])
+    if args.cross_validate:
+        cross_validate(examples(every, rows, common, args.autoencoder), common)
+        return
 
-    common = [row for row, e in enumerate(world) if e.common]
-    captions, real = [world[row].caption for row in common], every[common]
+    chosen = [row for row, e in enumerate(world) if e.common]
+    captions, real = [world[row].caption for row in chosen], every[chosen]
     hidden = [row for row, caption in enumerate(captions) if held_out(caption)]
-    judge = Judge(network, artists=emoji.ARTISTS, captions=captions, prototypes=torch.zeros(len(captions), 64))
-    prototypes = judge.embed(real.flatten(0, 1)).view(len(real), 3, -1).mean(1)
+    if args.head_only:
+        judge = Judge.load(args.output)
+        network, prototypes = judge.network, judge.prototypes
+        steps = json.loads((args.output / "config.json").read_text())["steps"]
+    else:
+        network = JudgeNetwork(**ARCHITECTURE, artists=len(emoji.ARTISTS))
+        steps = train(network, every[rows], torch.where(common[rows], 2.0, 1.0), args.minutes * 60)
+        judge = Judge(network, artists=emoji.ARTISTS, captions=captions, prototypes=torch.zeros(len(captions), 64))
+        prototypes = judge.embed(real.flatten(0, 1)).view(len(real), 3, -1).mean(1)
+    data = examples(every, rows, common, args.autoencoder)
+    network.hand = fit_hand(data, torch.ones_like(data.artist, dtype=torch.bool), PENALTY)
     judge = Judge(network, artists=emoji.ARTISTS, captions=captions, prototypes=prototypes)
     measured = {"real": accuracies(judge, real, real[hidden], hidden)}
     if args.autoencoder:

@@ -1,5 +1,6 @@
 """The judge: what goes in, what is refused, and that a picture's verdict does not hang on its neighbours."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,33 @@ def test_the_same_picture_gets_the_same_verdict_again(judge: Judge) -> None:
 def test_a_verdict_does_not_hang_on_the_other_pictures(judge: Judge) -> None:
     """More pictures than one chunk holds; a convolution may add in another order, hence float32's 1e-4."""
     x = pictures(150)
-    alone = torch.cat([judge.features(x[i : i + 1]) for i in (0, 127, 128, 149)])
-    torch.testing.assert_close(judge.features(x)[[0, 127, 128, 149]], alone, atol=1e-4, rtol=1e-4)
+    some = [0, 127, 128, 149]
+    for verdict in (judge.features, judge.artist_probability):
+        alone = torch.cat([verdict(x[i : i + 1]) for i in some])
+        torch.testing.assert_close(verdict(x)[some], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_the_hand_does_not_look_through_the_trunk() -> None:
+    """Two judges of other trunks and one hand name the same artists, and see other captions."""
+    x, first, second = pictures(4), random_judge(0), random_judge(1)
+    assert not torch.allclose(first.artist_probability(x), second.artist_probability(x))
+    second.network.hand.load_state_dict(first.network.hand.state_dict())
+    assert torch.equal(first.artist_probability(x), second.artist_probability(x))
+    assert not torch.allclose(first.embed(x), second.embed(x))
+
+
+def test_the_hand_standardises() -> None:
+    """Moving and stretching the mean and scale with the features leaves the logits as they are."""
+    hand = random_judge().network.hand
+    s = torch.rand(5, hand.mean.numel(), generator=torch.Generator().manual_seed(0))
+    before = hand(s)
+    hand.mean, hand.scale = hand.mean + 2.0, hand.scale * 3.0
+    torch.testing.assert_close(hand(3 * s + 2), before, atol=1e-4, rtol=0)
+
+
+def test_a_judge_of_other_style_features_is_refused() -> None:
+    with pytest.raises(ValueError, match="made for 7 style features"):
+        JudgeNetwork(widths=(4, 4, 8, 8), features=12, embedding=6, artists=3, style=7)
 
 
 def test_matches_ranks_among_all_captions() -> None:
@@ -127,3 +153,6 @@ def test_the_shipped_judge_is_small_and_says_what_it_never_saw() -> None:
     judge = Judge.load(SHIPPED)
     assert judge.artists == ARTISTS and len(judge.captions) == 585
     assert judge.prototypes.shape[0] == 585
+    config = json.loads((SHIPPED / "config.json").read_text())
+    assert set(config["held_out"]) < set(judge.captions)
+    assert config["held_out_accuracy"]["real"]["artist"] >= 0.9

@@ -26,6 +26,8 @@ from tests.small_sdxl import read_metrics, read_weights, save_pairs
 Run = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
 LOG_2 = math.log(2)
+ROUNDING = 5e-4
+"""Nats: beta 5000 times 1e-7, the rounding in float32 of an error near 1 when a batch is cut otherwise."""
 both = pytest.mark.parametrize("adapter", ["lora", "full"])
 
 
@@ -86,8 +88,10 @@ def test_accumulation_equals_a_larger_batch(run: Run, adapter: str, tmp_path: Pa
             # float32 sums in another order; three steps move weights by up to 3e-4.
             torch.testing.assert_close(other[name], tensor, rtol=0, atol=3e-6)
         for now, then in zip(other_metrics, metrics, strict=True):
-            assert now["loss"] == pytest.approx(then["loss"], abs=1e-4)
+            assert now["loss"] == pytest.approx(then["loss"], abs=ROUNDING)
             assert now["error/chosen/policy"] == pytest.approx(then["error/chosen/policy"], rel=1e-4)
+            # The norm before clipping: clipping would hide a gradient of another scale.
+            assert now["grad_norm"] == pytest.approx(then["grad_norm"], rel=1e-2)
 
 
 def test_the_order_of_the_pictures_in_a_row_does_not_matter(run: Run, tmp_path: Path) -> None:
@@ -102,9 +106,8 @@ def test_the_order_of_the_pictures_in_a_row_does_not_matter(run: Run, tmp_path: 
         data.write_text("\n".join(map(json.dumps, rows)))
         curves.append(read_metrics(run(output_dir=str(tmp_path / name), dataset_name=str(data), learning_rate=1e-4)))
     for first, second in zip(*curves, strict=True):
-        # float32, where a batch of two rounds differently in each place.
-        assert first["loss"] == pytest.approx(second["loss"], abs=1e-4)
-        assert first["rewards/margins"] == pytest.approx(second["rewards/margins"], abs=2e-4)
+        assert first["loss"] == pytest.approx(second["loss"], abs=ROUNDING)
+        assert first["rewards/margins"] == pytest.approx(second["rewards/margins"], abs=2 * ROUNDING)
 
 
 def test_gradient_checkpointing_changes_nothing(run: Run, tmp_path: Path) -> None:
@@ -179,7 +182,7 @@ def broken(probe: Probe) -> Probe:
     return dataclasses.replace(probe, target=probe.target * float("nan"))
 
 
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 @pytest.mark.slow
@@ -206,5 +209,5 @@ def test_two_processes_equal_one_with_twice_the_batch(
     for name, tensor in read_weights(one).items():
         torch.testing.assert_close(read_weights(tmp_path / "two")[name], tensor, rtol=0, atol=3e-6)
     for now, then in zip(read_metrics(tmp_path / "two"), read_metrics(one), strict=True):
-        assert now["loss"] == pytest.approx(then["loss"], abs=1e-4)
+        assert now["loss"] == pytest.approx(then["loss"], abs=ROUNDING)
         assert now["epoch"] == then["epoch"] and now["grad_norm"] == pytest.approx(then["grad_norm"], rel=1e-2)
