@@ -234,7 +234,7 @@ def cross_validate(data: Examples, common: Tensor, folds: int = 5) -> None:
 def accuracies(judge: Judge, real: Tensor, seen: Tensor, hidden: list[int]) -> dict[str, float]:
     """Accuracies on held-out captions, each in [0, 1]: `seen` is what the judge is shown of `real`'s held-out rows.
 
-    Retrieval is among all captions, whose prototypes here leave out the artist that drew the picture.
+    Retrieval is among all captions, by the nearest drawing, leaving out the artist that drew the picture.
     Both are uint8 (captions, artists, 3, 64, 64)."""
     named = judge.artist_probability(seen.flatten(0, 1)).argmax(1).view(-1, 3)
     truth = torch.arange(3).expand_as(named)
@@ -243,8 +243,8 @@ def accuracies(judge: Judge, real: Tensor, seen: Tensor, hidden: list[int]) -> d
     shown = judge.embed(seen.flatten(0, 1)).view(len(seen), 3, -1)
     ranks = []
     for artist in range(3):
-        prototypes = F.normalize(every[:, [a for a in range(3) if a != artist]].mean(1), dim=1)
-        similarity = shown[:, artist] @ prototypes.T
+        others = every[:, [a for a in range(3) if a != artist]]
+        similarity = torch.einsum("n e, k m e -> n k m", shown[:, artist], others).amax(2)
         ranks.append((similarity > similarity[torch.arange(len(hidden)), hidden][:, None]).sum(1))
     rank = torch.stack(ranks)
     result = {"artist": found, "top1": rank < 1, "top5": rank < 5}
@@ -295,8 +295,8 @@ def main() -> None:
     else:
         network = JudgeNetwork(**ARCHITECTURE, artists=len(emoji.ARTISTS))
         steps = train(network, every[rows], torch.where(common[rows], 2.0, 1.0), args.minutes * 60)
-        judge = Judge(network, artists=emoji.ARTISTS, captions=captions, prototypes=torch.zeros(len(captions), 64))
-        prototypes = judge.embed(real.flatten(0, 1)).view(len(real), 3, -1).mean(1)
+        judge = Judge(network, artists=emoji.ARTISTS, captions=captions, prototypes=torch.zeros(len(captions), 1, 64))
+        prototypes = judge.embed(real.flatten(0, 1)).view(len(real), 3, -1)
     data = examples(every, rows, common, args.autoencoder)
     network.hand = fit_hand(data, torch.ones_like(data.artist, dtype=torch.bool), PENALTY)
     judge = Judge(network, artists=emoji.ARTISTS, captions=captions, prototypes=prototypes)

@@ -117,7 +117,11 @@ class JudgeNetwork(nn.Module):
 
 
 class Judge:
-    """A trained network with one prototype a caption: the mean embedding of the caption's real drawings."""
+    """A trained network, and the embeddings of each caption's real drawings, one by each artist.
+
+    A picture shows the caption that owns its nearest drawing. With a mean over the artists instead, the hand that is
+    least like the mean matches worst: autoencoded OpenMoji drawings found their caption in 44 % of cases against 66 %
+    of Google's, and a model that takes up that hand would seem to forget its captions; so it is 92 % for both."""
 
     def __init__(
         self,
@@ -125,11 +129,11 @@ class Judge:
         *,
         artists: Sequence[str],
         captions: Sequence[str],
-        prototypes: Float[Tensor, "k e"],
+        prototypes: Float[Tensor, "k m e"],
     ) -> None:
         self.network = network.eval()
         self.artists, self.captions = tuple(artists), tuple(captions)
-        self.prototypes = F.normalize(prototypes, dim=1)
+        self.prototypes = F.normalize(prototypes, dim=2)
         self._row = {caption: row for row, caption in enumerate(self.captions)}
 
     @classmethod
@@ -173,18 +177,18 @@ class Judge:
     def matches(
         self, images: UInt8[Tensor, "n 3 64 64"], captions: Sequence[str], *, top: int = 1
     ) -> Bool[Tensor, " n"]:
-        """Whether each picture's own caption is among the `top` nearest prototypes of all captions.
+        """Whether each picture's own caption is among the `top` nearest; a caption is as near as its nearest drawing.
 
         Raises:
-            ValueError: not one caption a picture, or a caption that the judge has no prototype of.
+            ValueError: not one caption a picture, or a caption whose drawings the judge does not have.
         """
         if len(captions) != len(images):
             raise ValueError(f"matches needs one caption a picture, got {len(captions)} for {len(images)} pictures.")
         for caption in captions:
             if caption not in self._row:
                 raise ValueError(
-                    f"the judge has no prototype of {caption!r}; it knows the captions in its config.json."
+                    f"the judge has no drawing of {caption!r}; it knows the captions in its config.json."
                 )
-        similarity = self.embed(images) @ self.prototypes.T
+        similarity = torch.einsum("n e, k m e -> n k m", self.embed(images), self.prototypes).amax(2)
         own = similarity[torch.arange(len(images)), [self._row[caption] for caption in captions]]
         return (similarity > own[:, None]).sum(1) < top

@@ -19,9 +19,9 @@ def judge() -> Judge:
         torch.manual_seed(1)
         network = JudgeNetwork(widths=(4, 4, 8, 8), features=12, embedding=8, artists=3)
         network.train()(torch.rand(16, 3, 64, 64))
-        judge = Judge(network, artists=("a", "b", "c"), captions=CAPTIONS, prototypes=torch.randn(12, 8))
+        judge = Judge(network, artists=("a", "b", "c"), captions=CAPTIONS, prototypes=torch.randn(12, 1, 8))
     # Each drawing of `pictures(0)` is its caption's prototype.
-    prototypes = judge.embed(to_batch(pictures(0)))
+    prototypes = judge.embed(to_batch(pictures(0)))[:, None]
     return Judge(judge.network, artists=judge.artists, captions=CAPTIONS, prototypes=prototypes)
 
 
@@ -79,5 +79,5 @@ def test_wrong_arguments_are_named(judge: Judge) -> None:
         compare_hands(judge, base=x, tuned=x, captions=CAPTIONS, artist="monet", real=x)
     with pytest.raises(ValueError, match="11 base and 12 tuned for 12 captions"):
         compare_hands(judge, base=x[:-1], tuned=x, captions=CAPTIONS, artist="b", real=x)
-    with pytest.raises(ValueError, match="no prototype of 'nothing'"):
+    with pytest.raises(ValueError, match="no drawing of 'nothing'"):
         compare_hands(judge, base=x, tuned=x, captions=[*CAPTIONS[:-1], "nothing"], artist="b", real=x)

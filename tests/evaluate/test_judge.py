@@ -20,7 +20,7 @@ def random_judge(seed: int = 0) -> Judge:
         torch.manual_seed(seed)
         network = JudgeNetwork(widths=(4, 4, 8, 8), features=12, embedding=6, artists=3)
         network.train()(torch.rand(16, 3, 64, 64))
-        return Judge(network, artists=ARTISTS, captions=CAPTIONS, prototypes=torch.randn(len(CAPTIONS), 6))
+        return Judge(network, artists=ARTISTS, captions=CAPTIONS, prototypes=torch.randn(len(CAPTIONS), 2, 6))
 
 
 def pictures(n: int, seed: int = 0) -> torch.Tensor:
@@ -89,19 +89,29 @@ def test_matches_ranks_among_all_captions() -> None:
     """Prototypes are set to the pictures' own embeddings, so that each picture's ranking is known."""
     x = pictures(len(CAPTIONS))
     judge = random_judge()
-    judge = Judge(judge.network, artists=ARTISTS, captions=CAPTIONS, prototypes=judge.embed(x))
+    judge = Judge(judge.network, artists=ARTISTS, captions=CAPTIONS, prototypes=judge.embed(x)[:, None])
     assert judge.matches(x, CAPTIONS).all()
     shifted = [*CAPTIONS[1:], CAPTIONS[0]]
     assert not judge.matches(x, shifted).any()
     assert judge.matches(x, shifted, top=len(CAPTIONS)).all()
-    similarity = judge.embed(x) @ judge.prototypes.T
+    similarity = judge.embed(x) @ judge.prototypes[:, 0].T
     third = [CAPTIONS[row] for row in similarity.topk(3).indices[:, 2].tolist()]
     assert not judge.matches(x, third, top=2).any()
     assert judge.matches(x, third, top=3).all()
 
 
+def test_a_caption_is_as_near_as_its_nearest_drawing() -> None:
+    """Caption i has two drawings, one of them far off; its other drawing alone must be enough."""
+    x = pictures(len(CAPTIONS))
+    judge = random_judge()
+    own = judge.embed(x)
+    drawings = torch.stack([-own, own], 1)
+    judge = Judge(judge.network, artists=ARTISTS, captions=CAPTIONS, prototypes=drawings)
+    assert judge.matches(x, CAPTIONS).all()
+
+
 def test_unknown_caption_and_unequal_lengths_are_refused(judge: Judge) -> None:
-    with pytest.raises(ValueError, match="no prototype of 'a flying pencil sharpener'"):
+    with pytest.raises(ValueError, match="no drawing of 'a flying pencil sharpener'"):
         judge.matches(pictures(1), ["a flying pencil sharpener"])
     with pytest.raises(ValueError, match="got 1 for 2 pictures"):
         judge.matches(pictures(2), [judge.captions[0]])
@@ -149,10 +159,10 @@ def test_to_batch_keeps_rows_and_columns() -> None:
 def test_the_shipped_judge_is_small_and_says_what_it_never_saw() -> None:
     if not (SHIPPED / "judge.safetensors").is_file():
         pytest.skip("assets/judge has not been made")
-    assert (SHIPPED / "judge.safetensors").stat().st_size < 1_000_000
+    assert (SHIPPED / "judge.safetensors").stat().st_size < 1_200_000
     judge = Judge.load(SHIPPED)
     assert judge.artists == ARTISTS and len(judge.captions) == 585
-    assert judge.prototypes.shape[0] == 585
+    assert judge.prototypes.shape[:2] == (585, 3)
     config = json.loads((SHIPPED / "config.json").read_text())
     assert set(config["held_out"]) < set(judge.captions)
     assert config["held_out_accuracy"]["real"]["artist"] >= 0.9
