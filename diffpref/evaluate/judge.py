@@ -186,9 +186,7 @@ class Judge:
             raise ValueError(f"matches needs one caption a picture, got {len(captions)} for {len(images)} pictures.")
         for caption in captions:
             if caption not in self._row:
-                raise ValueError(
-                    f"the judge has no drawing of {caption!r}; it knows the captions in its config.json."
-                )
+                raise ValueError(f"the judge has no drawing of {caption!r}; it knows the captions in its config.json.")
         similarity = torch.einsum("n e, k m e -> n k m", self.embed(images), self.prototypes).amax(2)
         own = similarity[torch.arange(len(images)), [self._row[caption] for caption in captions]]
         return (similarity > own[:, None]).sum(1) < top

@@ -166,9 +166,9 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
             seen, clock = done, time.monotonic()
         if done % run.checkpointing_steps == 0:
             # Groups that no summary has counted yet belong to the first summary after a resume.
-            left = accelerator.gather(torch.cat(tables)).cpu() if tables else torch.empty(0)
+            left: Any = accelerator.gather(torch.cat(tables)) if tables else torch.empty(0)
             if main:
-                pending = {"tables": left, "ratios": dict(alarm.ratios)}
+                pending = {"tables": left.cpu(), "ratios": dict(alarm.ratios)}
                 save_checkpoint(run.output_dir, done, state, pending, identity, run.checkpoints_total_limit)
         if done % config.validation.validation_steps == 0 or done == settings.max_train_steps:
             paused = time.monotonic()
