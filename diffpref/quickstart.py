@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from diffpref.config import TrainConfig
     from diffpref.evaluate.compare import HandComparison
 
-CONFIG = "configs/tiny-sdxl/dpo.yaml"
+CONFIGS = {"lora": "configs/tiny-sdxl/dpo.yaml", "full": "configs/tiny-sdxl/dpo-full.yaml"}
 HELDOUT = "assets/emoji-pairs/heldout.parquet"
 ARTIST = "openmoji"
 PAIRS = 24
@@ -31,28 +31,32 @@ class Quickstart:
     output_dir: Path = Path("diffpref-quickstart")
     overwrite_output_dir: bool = False
     """Delete what an earlier quickstart left in the output directory."""
-    captions: int = 146
+    captions: int = 292
     """How many of the held-out captions are drawn before and after, for the judge."""
-    adapter: str = "lora"
-    """lora or full."""
+    adapter: Literal["lora", "full"] = "lora"
+    """Train LoRA, or all weights."""
     seed: int = 0
 
 
 def settings(options: Quickstart) -> "TrainConfig":
-    """The training settings: configs/tiny-sdxl/dpo.yaml with this installation's paths."""
+    """The training settings: the config of the adapter, with this installation's paths."""
     from diffpref.config import from_mapping, from_yaml
     from diffpref.embedded import embedded
 
-    base = from_yaml(embedded(CONFIG))
+    base = from_yaml(embedded(CONFIGS[options.adapter]))
     changes = {
         "pretrained_model_name_or_path": str(embedded("assets/tiny-sdxl")),
         "dataset_name": str(embedded(base.data.dataset_name)),
         "output_dir": str(options.output_dir),
         "overwrite_output_dir": options.overwrite_output_dir,
-        "adapter": options.adapter,
         "seed": options.seed,
     }
     return from_mapping(changes, "the quickstart", base)
+
+
+def spread(count: int, wanted: int) -> range:
+    """At most `wanted` of `count` places, evenly apart."""
+    return range(0, count, max(1, count // wanted))[:wanted]
 
 
 def draw(model: Path, tuned: Path | None, prompts: Sequence[str], config: "TrainConfig") -> "list[Image.Image]":
@@ -86,6 +90,8 @@ def main(arguments: list[str]) -> int:
     import tyro
 
     options = tyro.cli(Quickstart, args=arguments, prog="diffpref quickstart")
+    if options.captions < 1:
+        raise ValueError(f"captions must be 1 or above, got {options.captions}; there are 292 held out.")
     start = time.monotonic()
 
     def say(line: str) -> None:
@@ -107,7 +113,7 @@ def main(arguments: list[str]) -> int:
     check_output(config)
     heldout = read_preferences(embedded(HELDOUT))
     chosen = [decode(row.pictures[row.scores.index(max(row.scores))]) for row in heldout]
-    captions = [row.prompt for row in heldout][: options.captions]
+    captions = [heldout[place].prompt for place in spread(len(heldout), options.captions)]
     model = embedded("assets/tiny-sdxl")
     say(f"drawing {len(captions)} held-out captions with the base model")
     before = draw(model, None, captions, config)
@@ -143,17 +149,20 @@ def write_result(
 
     folder = run / "samples" / "pairs"
     folder.mkdir(parents=True, exist_ok=True)
-    for place, (first, second) in enumerate(zip(before[:PAIRS], after[:PAIRS], strict=True)):
-        atomic.save_picture(folder / f"{place:03d}-before.png", first)
-        atomic.save_picture(folder / f"{place:03d}-after.png", second)
-    atomic.write_json(folder / "captions.json", list(captions[:PAIRS]))
-    atomic.save_picture(run / "samples" / "before-after.png", side_by_side(before[:8], after[:8], captions[:8]))
+    # Evenly over the captions, whose order goes from animals to household things.
+    shown = spread(len(captions), PAIRS)
+    for place, index in enumerate(shown):
+        atomic.save_picture(folder / f"{place:03d}-before.png", before[index])
+        atomic.save_picture(folder / f"{place:03d}-after.png", after[index])
+    atomic.write_json(folder / "captions.json", [captions[index] for index in shown])
+    few = shown[::3]
+    sides = [[pictures[index] for index in few] for pictures in (before, after)]
+    atomic.save_picture(run / "samples" / "before-after.png", side_by_side(*sides, [captions[index] for index in few]))
     low, high = result.win_rate.low, result.win_rate.high
     evaluation = {
         "figures": [
             [f"{result.win_rate.rate:.0%}", f"wins over the base, {low:.0%} to {high:.0%}", ""],
             [f"{seconds:.0f} s", "from start to end", ""],
-            [f"{peak_memory_gib():.1f} GiB", "peak memory", ""],
         ],
         "table": result.table(),
         "notes": [

@@ -129,8 +129,11 @@ def _evaluation(page: Page, evaluation: Record) -> None:
         return
     page.heading("Evaluation")
     if table:
-        rows = [[*row, row[2] - row[1] if finite(row[1]) and finite(row[2]) else None] for row in table]
-        page.table(["", "before", "after", "change"], rows)
+        changes = [row[2] - row[1] if finite(row[1]) and finite(row[2]) else None for row in table]
+        if any(change is not None for change in changes):
+            page.table(["", "before", "after", "change"], [[*row, c] for row, c in zip(table, changes, strict=True)])
+        else:
+            page.table(["", "before", "after"], table)
     for note in notes:
         page.text(str(note))
 
