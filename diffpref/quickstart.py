@@ -40,8 +40,8 @@ class Quickstart:
 
 def settings(options: Quickstart) -> "TrainConfig":
     """The training settings: the config of the adapter, with this installation's paths."""
-    from diffpref.config import from_mapping, from_yaml
     from diffpref.embedded import embedded
+    from diffpref.settings import from_mapping, from_yaml
 
     base = from_yaml(embedded(CONFIGS[options.adapter]))
     changes = {

@@ -5,7 +5,7 @@ import sys
 
 def main(arguments: list[str]) -> int:
     """Parse the settings and train; ValueErrors are the user's to mend."""
-    from diffpref.config import parse
+    from diffpref.settings import parse
 
     config = parse(arguments)
     from diffpref.backbones import quiet_libraries

@@ -13,8 +13,9 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.config import TrainConfig, from_mapping, from_yaml
+from diffpref.config import TrainConfig
 from diffpref.embedded import embedded
+from diffpref.settings import from_mapping, from_yaml
 from diffpref.training.loop import train
 from diffpref.types import Errors
 

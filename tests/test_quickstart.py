@@ -9,7 +9,7 @@ import torch
 
 from diffpref import quickstart
 from diffpref.cli import main
-from diffpref.config import from_mapping
+from diffpref.settings import from_mapping
 from diffpref.training.health import COLLAPSE
 from diffpref.training.loop import train
 

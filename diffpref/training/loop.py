@@ -18,9 +18,10 @@ from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
 from diffpref import atomic
-from diffpref.config import TrainConfig, to_mapping
+from diffpref.config import TrainConfig
 from diffpref.errors import compare
 from diffpref.probe import forward_probe
+from diffpref.settings import to_mapping
 from diffpref.training import prepare
 from diffpref.training.checkpoint import State, load_checkpoint, save_checkpoint
 from diffpref.training.environment import peak_memory_gib

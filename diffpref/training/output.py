@@ -9,7 +9,8 @@ from diffusers.training_utils import EMAModel
 
 from diffpref import atomic
 from diffpref.backbones import Family
-from diffpref.config import TrainConfig, to_mapping
+from diffpref.config import TrainConfig
+from diffpref.settings import to_mapping
 from diffpref.training.card import write_card
 from diffpref.training.environment import versions
 from diffpref.training.samples import averaged

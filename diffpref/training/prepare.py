@@ -17,13 +17,14 @@ from diffpref import atomic
 from diffpref.backbones import Checkpoint, Encoder, Family, find_family, weights_hash
 from diffpref.backbones.lora import attach_lora
 from diffpref.backbones.reference import AdapterOff, frozen_copy
-from diffpref.config import TrainConfig, to_mapping
+from diffpref.config import TrainConfig
 from diffpref.data.cache import TensorStore, require_space
 from diffpref.data.check import check_rows
 from diffpref.data.encode import EncodedPreferences, Framing, encode_preferences
 from diffpref.data.rows import Preferences
 from diffpref.data.sources import as_pairs, read_preferences
 from diffpref.path import GaussianPath
+from diffpref.settings import to_mapping
 from diffpref.training.checkpoint import check_identity, find_checkpoint
 from diffpref.training.environment import describe
 from diffpref.training.optimizer import check_optimizer

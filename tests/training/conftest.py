@@ -8,7 +8,8 @@ import datasets
 import pytest
 from accelerate.state import AcceleratorState
 
-from diffpref.config import TrainConfig, from_mapping
+from diffpref.config import TrainConfig
+from diffpref.settings import from_mapping
 from diffpref.training import stream
 from diffpref.training.loop import train
 from tests.small_sdxl import SIZE, save_pairs, save_pipeline

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from diffpref import cli
-from diffpref.config import to_mapping
+from diffpref.settings import to_mapping
 from diffpref.training import loop
 from tests.small_sdxl import save_pairs
 

@@ -17,8 +17,8 @@ import yaml
 from accelerate import Accelerator
 
 from diffpref.backbones import sdxl
-from diffpref.config import to_mapping
 from diffpref.probe import forward_probe
+from diffpref.settings import to_mapping
 from diffpref.training import loop
 from diffpref.types import Probe
 from tests.small_sdxl import read_metrics, read_weights, save_pairs

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from diffpref.config import to_mapping
+from diffpref.settings import to_mapping
 from diffpref.training import checkpoint, loop
 from tests.small_sdxl import read_metrics, read_weights, save_pairs, save_pipeline
 
