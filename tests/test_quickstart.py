@@ -53,7 +53,7 @@ def test_an_anchor_holds_the_chosen_error_where_plain_dpo_lets_it_go(tmp_path: P
     ratios = {}
     for anchor in (0.0, 2.0):
         options = quickstart.Quickstart(output_dir=tmp_path / f"anchor-{anchor}", adapter="full")
-        harsh = {"beta": 2000, "sft": 0.0, "anchor": anchor, "learning_rate": 3e-4, "max_train_steps": 60}
+        harsh = {"beta": 2000, "sft": 0.0, "anchor": anchor, "learning_rate": 1e-4, "max_train_steps": 80}
         harsh |= {"validation_prompts": [], "cache_dir": str(tmp_path / "cache")}
         run = train(from_mapping(harsh, "the test", quickstart.settings(options)))
         ratios[anchor] = records(run)[-1]["error/chosen/ratio"]
