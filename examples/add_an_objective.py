@@ -41,6 +41,7 @@ def settings(output: Path, steps: int) -> TrainConfig:
         "dataset_name": str(embedded("assets/emoji-pairs/train.parquet")),
         "output_dir": str(output),
         "max_train_steps": steps,
+        "learning_rate": 2e-4,
         "validation_steps": steps,
     }
     config = from_mapping(changes, "the example", base)

@@ -34,7 +34,7 @@ def test_the_loop_trains_with_it(tmp_path: Path) -> None:
     run = tmp_path / "run"
     subprocess.run([sys.executable, "-c", code, str(run)], check=True, cwd=Path(__file__).parents[1])
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    # From margin 0 the loss starts at (1 / (2 tau))^2 = 1, and falls.
+    # Before the first step every margin is 0 and the loss is (1 / (2 tau))^2 = 1; the first summary is near that.
     assert lines[0]["loss"] == pytest.approx(1.0, abs=0.3)
-    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[-1]["rewards/margins"] > 0
     assert (run / "pytorch_lora_weights.safetensors").is_file()
