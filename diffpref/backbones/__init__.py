@@ -113,6 +113,8 @@ def _pipeline_class(checkpoint: Checkpoint) -> str:
         if not index.is_file():
             raise ValueError(f"{source} is no diffusers pipeline: it has no model_index.json. Give its parent folder?")
         return json.loads(index.read_text())["_class_name"]
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise ValueError(f"{source}: no such folder, and no name on the hub (OWNER/NAME). Check the path.")
     from diffusers import DiffusionPipeline
 
     try:

@@ -68,7 +68,7 @@ VALUES = {
     "no data": Case({"dataset_name": ""}, "dataset_name is empty"),
     "no model": Case({"pretrained_model_name_or_path": ""}, "pretrained_model_name_or_path is empty"),
     "missing model": Case(
-        {"pretrained_model_name_or_path": "/nowhere/model"}, "/nowhere/model: no such folder, and no such pipeline"
+        {"pretrained_model_name_or_path": "/nowhere/model"}, "/nowhere/model: no such folder, and no name on the hub"
     ),
     "missing data": Case({"dataset_name": "/nowhere/pairs.parquet"}, "/nowhere/pairs.parquet"),
     "columns": Case({"columns": ["caption"]}, "columns must be written as prompt=my_caption"),
