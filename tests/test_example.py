@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffpref.types import Errors
-from examples.add_an_objective import IPO, settings
+from examples.add_an_objective import IPO
 
 
 def test_the_gradient_vanishes_at_the_target_margin_and_points_to_it_elsewhere() -> None:
