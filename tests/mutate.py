@@ -55,10 +55,10 @@ MUTANTS = [
     (PATH, "(table >= 0) & (table <= 1)", "table <= 1"),
     (PATH, "(table >= 0) & (table <= 1)", "table >= 0"),
     (PATH, "values.to(t.device)[t]", "values.to(t.device)[t - 1]"),
-    (PATH, "if t.is_floating_point():", "if t.dtype == torch.float64:"),
+    (PATH, "if t.dtype not in (torch.int32, torch.int64):", "if t.dtype == torch.float64:"),
     (PATH, "if prediction not in PREDICTIONS:", "if not prediction:"),
-    (PATH, "lambda t: 1 - t, lambda t: t, lambda", "lambda t: t, lambda t: 1 - t, lambda"),
-    (PATH, "lambda t: -torch.ones_like(t), torch.ones_like)", "torch.ones_like, lambda t: -torch.ones_like(t))"),
+    (PATH, "lambda t: 1 - wide(t), wide,", "wide, lambda t: 1 - wide(t),"),
+    (PATH, "lambda t: -torch.ones_like(wide(t))", "lambda t: torch.ones_like(wide(t))"),
     (PATH, "GaussianPath(torch.ones_like, lambda t: t,", "GaussianPath(torch.ones_like, lambda t: t**2,"),
     (PATH, "t: t, torch.ones_like, torch.zeros_like)", "t: t, torch.zeros_like, torch.ones_like)"),
     (PATH, "if not sigma_data > 0:", "if sigma_data < 0:"),
@@ -112,7 +112,7 @@ MUTANTS = [
     (DPO, "loss + self.beta * (self.anchor", "loss - self.beta * (self.anchor"),
     (DPO, "if self.anchor or self.sft:", "if self.anchor and self.sft:"),
     (DPO, "if not self.beta > 0:", "if self.beta < 0:"),
-    (DPO, "if getattr(self, name) < 0:", "if getattr(self, name) < -1:"),
+    (DPO, "if not getattr(self, name) >= 0:", "if not getattr(self, name) >= -1:"),
 ]
 
 
