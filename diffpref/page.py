@@ -3,7 +3,6 @@
 import base64
 import io
 import numbers
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Literal
 
 from PIL import Image
 
-from diffpref import chart
+from diffpref import atomic, chart
 
 STYLE = """
 :root{--bg:#fff;--fg:#1c2024;--dim:#667079;--line:#dfe3e6;--soft:#f5f7f8;--good:#00795a;--bad:#b54708;--note:#0068a3}
@@ -140,12 +139,7 @@ class Page:
 
     def write(self, path: Path) -> None:
         """Replaces the file at once: a reader, or a crash, finds the old page or the new one, never half of it."""
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_text(self.html(), encoding="utf-8")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        atomic.write_text(path, self.html())
 
     def html(self) -> str:
         links = "".join(f'<a href="#s{i}">{escape(text)}</a>' for i, text in enumerate(self.headings, 1))

@@ -156,8 +156,8 @@ def write_result(
         atomic.save_picture(folder / f"{place:03d}-after.png", after[index])
     atomic.write_json(folder / "captions.json", [captions[index] for index in shown])
     few = shown[::3]
-    sides = [[pictures[index] for index in few] for pictures in (before, after)]
-    atomic.save_picture(run / "samples" / "before-after.png", side_by_side(*sides, [captions[index] for index in few]))
+    sheet = side_by_side([before[i] for i in few], [after[i] for i in few], [captions[i] for i in few])
+    atomic.save_picture(run / "samples" / "before-after.png", sheet)
     low, high = result.win_rate.low, result.win_rate.high
     evaluation = {
         "figures": [

@@ -18,12 +18,13 @@ from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
 from diffpref import atomic
+from diffpref.backbones import find_family
 from diffpref.config import TrainConfig
 from diffpref.errors import compare
 from diffpref.probe import forward_probe
 from diffpref.settings import to_mapping
 from diffpref.training import prepare
-from diffpref.training.checkpoint import State, load_checkpoint, save_checkpoint
+from diffpref.training.checkpoint import State, check_identity, load_checkpoint, save_checkpoint
 from diffpref.training.environment import peak_memory_gib
 from diffpref.training.health import CollapseAlarm, pair_table, summarize
 from diffpref.training.optimizer import build_optimizer, build_schedule, effective_rate
@@ -44,7 +45,7 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     trackers = prepare.check_settings(config)
     run, settings = config.run, config.optimization
     resume = prepare.check_output(config)
-    family = prepare.select_family(config)
+    family = find_family(prepare.checkpoint_of(config))
     rows = prepare.read_pairs(config)
     accelerator = Accelerator(
         mixed_precision=run.mixed_precision,
@@ -60,7 +61,8 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     models = prepare.build_models(config, family, accelerator)
     processes = accelerator.num_processes
     identity = prepare.identity(config, models, encoded.data, processes)
-    prepare.check_resume(resume, config, models, encoded.data, processes)
+    if resume is not None:
+        check_identity(resume, identity)
     # Only now, when nothing can be refused any more: a run that did not start leaves the output directory as it was.
     if main:
         if resume is None:

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from diffpref import atomic
-from diffpref.backbones import Checkpoint, Encoder, Family, find_family, weights_hash
+from diffpref.backbones import Checkpoint, Encoder, Family, weights_hash
 from diffpref.backbones.lora import attach_lora
 from diffpref.backbones.reference import AdapterOff, frozen_copy
 from diffpref.config import TrainConfig
@@ -25,7 +25,7 @@ from diffpref.data.rows import Preferences
 from diffpref.data.sources import as_pairs, read_preferences
 from diffpref.path import GaussianPath
 from diffpref.settings import to_mapping
-from diffpref.training.checkpoint import check_identity, find_checkpoint
+from diffpref.training.checkpoint import find_checkpoint
 from diffpref.training.environment import describe
 from diffpref.training.optimizer import check_optimizer
 from diffpref.training.trackers import check_trackers
@@ -239,16 +239,3 @@ def identity(config: TrainConfig, models: Models, data: EncodedPreferences, proc
         "data": data.fingerprint,
         "effective_batch": effective,
     }
-
-
-def check_resume(
-    path: Path | None, config: TrainConfig, models: Models, data: EncodedPreferences, processes: int
-) -> None:
-    """Raise ValueError where the checkpoint belongs to another run."""
-    if path is not None:
-        check_identity(path, identity(config, models, data, processes))
-
-
-def select_family(config: TrainConfig) -> Family:
-    """The family of the base model; raises ValueError where there is none."""
-    return find_family(checkpoint_of(config))
