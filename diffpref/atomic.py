@@ -12,14 +12,21 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace the file's content."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write; it becomes `path` when the block ends, and nothing of it stays if the block raises."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file's content."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:
@@ -54,9 +61,5 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def save_picture(path: Path, picture: "Image.Image") -> None:
     """Replace the PNG file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         picture.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

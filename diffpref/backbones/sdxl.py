@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from jaxtyping import Float
-from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
 from diffpref.backbones import Checkpoint, Encoder, weights_hash
-from diffpref.backbones.lora import lora_metadata
+from diffpref.backbones.lora import lora_metadata, lora_state
 from diffpref.path import GaussianPath, variance_preserving
 from diffpref.types import Cond
 
@@ -66,13 +65,17 @@ def time_fraction(t: Tensor) -> Tensor:
     return t / STEPS
 
 
+def _load_vae(checkpoint: Checkpoint) -> Any:
+    """The pipeline's autoencoder, or the one that replaces it, in float32."""
+    folder = {"subfolder": "vae", **checkpoint.options()} if checkpoint.vae is None else {}
+    return AutoencoderKL.from_pretrained(checkpoint.vae or checkpoint.source, dtype=torch.float32, **folder)
+
+
 class SDXLEncoder:
     """The autoencoder and both text encoders, in float32: SDXL's autoencoder overflows in half precision."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
-        vae_folder = {"subfolder": "vae", **checkpoint.options()} if checkpoint.vae is None else {}
-        vae: Any = AutoencoderKL.from_pretrained(checkpoint.vae or checkpoint.source, dtype=torch.float32, **vae_folder)
-        self.vae = vae.to(device)
+        self.vae = _load_vae(checkpoint).to(device)
         self.pipeline: Any = StableDiffusionXLPipeline.from_pretrained(
             checkpoint.source, unet=None, vae=None, dtype=torch.float32, **checkpoint.options()
         ).to(device)
@@ -133,8 +136,7 @@ def group_cond(prompts: Cond, resolution: int) -> dict[str, Tensor]:
 
 def load_decoder(checkpoint: Checkpoint, network: torch.nn.Module, device: torch.device) -> StableDiffusionXLPipeline:
     """The pipeline around a network, without text encoders: prompts come encoded."""
-    vae_folder = {"subfolder": "vae", **checkpoint.options()} if checkpoint.vae is None else {}
-    vae = AutoencoderKL.from_pretrained(checkpoint.vae or checkpoint.source, dtype=torch.float32, **vae_folder)
+    vae = _load_vae(checkpoint)
     parts = {"text_encoder": None, "text_encoder_2": None, "tokenizer": None, "tokenizer_2": None}
     pipeline = StableDiffusionXLPipeline.from_pretrained(
         checkpoint.source, unet=network, vae=vae, add_watermarker=False, **parts, **checkpoint.options()
@@ -183,6 +185,6 @@ def save_lora(network: torch.nn.Module, folder: Path) -> None:
     """Write pytorch_lora_weights.safetensors as `StableDiffusionXLPipeline.load_lora_weights` reads it."""
     StableDiffusionXLPipeline.save_lora_weights(
         folder,
-        unet_lora_layers=dict(get_peft_model_state_dict(network)),
+        unet_lora_layers=dict(lora_state(network)),
         unet_lora_adapter_metadata=lora_metadata(network),
     )

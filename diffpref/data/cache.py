@@ -5,7 +5,6 @@ cache folder can be shared by any runs and never goes stale.
 """
 
 import hashlib
-import os
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from diffpref import atomic
 
 SHARD_BYTES = 64 * 2**20
 
@@ -94,10 +95,9 @@ class TensorStore:
         """Write what `add` collected."""
         if not self._pending:
             return
-        name = uuid.uuid4().hex
-        temporary, shard = self.folder / f".{name}.tmp", self.folder / f"{name}.safetensors"
-        save_file(self._pending, temporary)
-        os.replace(temporary, shard)
+        shard = self.folder / f"{uuid.uuid4().hex}.safetensors"
+        with atomic.replacing(shard) as temporary:
+            save_file(self._pending, temporary)
         for full in self._pending:
             key, part = full.split("/", 1)
             self._where.setdefault(key, {})[part] = shard

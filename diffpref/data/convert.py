@@ -1,10 +1,10 @@
 """Writes preferences as one parquet file, in our own columns or in those of Pick-a-Pic."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from diffpref import atomic
 from diffpref.data.rows import Picture, Preferences, Row
 from diffpref.data.sources import as_pairs
 
@@ -113,12 +113,7 @@ def write_parquet(
         columns = {"prompt": text, "images": datasets.Sequence(image)}
         columns |= {"scores": datasets.Sequence(number), "models": datasets.Sequence(text)}
     schema = datasets.Features(columns).arrow_schema
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with pq.ParquetWriter(part, schema) as writer:
-            for batch in _batches(preferences, record):
-                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic.replacing(path) as part, pq.ParquetWriter(part, schema) as writer:
+        for batch in _batches(preferences, record):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
     return preferences
