@@ -1,0 +1,1 @@
+"""Pipelines in diffusers' form that diffusers itself lacks."""
