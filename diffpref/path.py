@@ -4,6 +4,7 @@ Every parameterization is four scalar functions of t; every conversion between t
 tensor with one entry for each sample, and come back shaped to broadcast over that sample's elements.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -16,7 +17,7 @@ Schedule: TypeAlias = Callable[[Tensor], Tensor]
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
-def _like(coefficient: Tensor, x: Tensor) -> Tensor:
+def like(coefficient: Tensor, x: Tensor) -> Tensor:
     """The coefficient of each sample, broadcast over the trailing axes of x, in at least x's precision."""
     shaped = coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))
     return shaped.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
@@ -24,16 +25,22 @@ def _like(coefficient: Tensor, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GaussianPath:
-    """Four functions of t. `t` has the leading axes of the samples: "b" for x "b k *chw", "n" for x " n *chw"."""
+    """Four functions of t. `t` has the leading axes of the samples: "b" for x "b k *chw", "n" for x " n *chw".
+
+    `at_share` is the way back: the t at which the noise's share sigma / (alpha + sigma), in [0, 1), is the given one
+    (the nearest index on a path of indices). The share is t itself on the straight path, so grids that are even in it
+    are alike on all paths. `last` is the largest t."""
 
     alpha: Schedule
     sigma: Schedule
     a: Schedule
     b: Schedule
+    at_share: Schedule
+    last: float
 
     def _mix(self, first: Tensor, second: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
         dtype = torch.promote_types(first.dtype, second.dtype)
-        return (_like(by[0], first) * first + _like(by[1], second) * second).to(dtype)
+        return (like(by[0], first) * first + like(by[1], second) * second).to(dtype)
 
     def noise(self, x0: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], t: Tensor) -> Float[Tensor, "*shape"]:
         """x_t = alpha x0 + sigma eps."""
@@ -59,6 +66,17 @@ class GaussianPath:
         """The noise that prediction and x_t imply: (alpha prediction - a x_t) / (alpha b - sigma a)."""
         d = self._determinant(t)
         return self._mix(x_t, prediction, (-self.a(t) / d, self.alpha(t) / d))
+
+    def share(self, t: Tensor) -> Tensor:
+        """The noise's share sigma / (alpha + sigma), in [0, 1]: 0 is a clean picture, 1 is noise alone."""
+        alpha, sigma = self.alpha(t), self.sigma(t)
+        return sigma / (alpha + sigma)
+
+    def check_times(self, t: Tensor, name: str = "t") -> None:
+        """Raise ValueError where a t lies outside the path: at its clean end or below, beyond its last level, or nan."""
+        inside = (t >= 0) & (t <= self.last)
+        if not bool(inside.all()) or not bool((self.sigma(t) > 0).all()):
+            raise ValueError(f"{name} must lie above the clean end and not above {self.last:g}, got {t.tolist()}.")
 
     def snr(self, t: Tensor) -> Tensor:
         """The signal-to-noise ratio alpha^2 / sigma^2."""
@@ -97,12 +115,20 @@ def variance_preserving(alphas_cumprod: Float[Tensor, " steps"], prediction: str
 
         return lookup
 
+    shares, order = (complements / (roots + complements)).sort()
+
+    def at_share(share: Tensor) -> Tensor:
+        sorted_shares = shares.to(share.device)
+        above = torch.searchsorted(sorted_shares, share.to(shares.dtype).contiguous()).clamp(1, max(len(shares) - 1, 1))
+        above = above.clamp(max=len(shares) - 1)
+        below = (above - 1).clamp(min=0)
+        nearer_below = share - sorted_shares[below] < sorted_shares[above] - share
+        return order.to(share.device)[torch.where(nearer_below, below, above)]
+
     alpha, sigma = at(roots), at(complements)
-    if prediction == "epsilon":
-        return GaussianPath(alpha, sigma, at(torch.zeros_like(table)), at(torch.ones_like(table)))
-    if prediction == "v_prediction":
-        return GaussianPath(alpha, sigma, at(-complements), alpha)
-    return GaussianPath(alpha, sigma, at(torch.ones_like(table)), at(torch.zeros_like(table)))
+    zero, one = at(torch.zeros_like(table)), at(torch.ones_like(table))
+    a, b = {"epsilon": (zero, one), "v_prediction": (at(-complements), alpha), "sample": (one, zero)}[prediction]
+    return GaussianPath(alpha, sigma, a, b, at_share, last=len(table) - 1)
 
 
 def rectified_flow() -> GaussianPath:
@@ -115,7 +141,12 @@ def rectified_flow() -> GaussianPath:
         return t.to(torch.promote_types(t.dtype, torch.float32))
 
     return GaussianPath(
-        lambda t: 1 - wide(t), wide, lambda t: -torch.ones_like(wide(t)), lambda t: torch.ones_like(wide(t))
+        alpha=lambda t: 1 - wide(t),
+        sigma=wide,
+        a=lambda t: -torch.ones_like(wide(t)),
+        b=lambda t: torch.ones_like(wide(t)),
+        at_share=wide,
+        last=1.0,
     )
 
 
@@ -125,4 +156,11 @@ def edm(sigma_data: float = 0.5) -> GaussianPath:
     `sigma_data` is checked here and used by the preconditioned network, not by the path (Karras et al. 2022)."""
     if not sigma_data > 0:
         raise ValueError(f"sigma_data must be above 0, got {sigma_data}.")
-    return GaussianPath(torch.ones_like, lambda t: t, torch.ones_like, torch.zeros_like)
+    return GaussianPath(
+        alpha=torch.ones_like,
+        sigma=lambda t: t,
+        a=torch.ones_like,
+        b=torch.zeros_like,
+        at_share=lambda share: share / (1 - share),
+        last=math.inf,
+    )

@@ -4,8 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.path import GaussianPath
-from diffpref.types import Cond, Probe
+from diffpref.inversion import Generators, invert
+from diffpref.path import GaussianPath, like
+from diffpref.transition import Ancestral, StepRule
+from diffpref.types import Backbone, Cond, Probe
+
+__all__ = ["forward_probe", "inversion_probe", "invert", "transition_probe"]
 
 
 def forward_probe(
@@ -30,7 +34,105 @@ def forward_probe(
     """
     if eps.shape != x0.shape:
         raise ValueError(f"eps must have the shape of x0 {tuple(x0.shape)}, got {tuple(eps.shape)}.")
-    if t.shape != x0.shape[:1]:
-        raise ValueError(f"t must hold one time for each of the {x0.shape[0]} prompts, got shape {tuple(t.shape)}.")
-    weight = torch.ones(x0.shape[0], device=x0.device, dtype=torch.promote_types(x0.dtype, torch.float32))
-    return Probe(x_t=path.noise(x0, eps, t), target=path.target(x0, eps, t), t=t, weight=weight, cond=dict(cond or {}))
+    _check_one_time_a_prompt(x0, t)
+    return Probe(path.noise(x0, eps, t), path.target(x0, eps, t), t, _unit_weight(x0), dict(cond or {}))
+
+
+def inversion_probe(
+    model: Backbone,
+    x0: Float[Tensor, "b k *chw"],
+    t: Tensor,
+    cond: Cond | None = None,
+    *,
+    steps: int,
+    renoise: int = 0,
+    average: bool = False,
+    eta: float = 0.0,
+    generator: Generators = None,
+    official_compat: bool = False,
+) -> Probe:
+    """Every candidate inverted to its prompt's t by `model`, compared with the noise that its own inversion implies.
+
+    tau = (x_t - alpha_t x0) / sigma_t takes the place of eps in the target (InPO, Lu et al. 2025; SmPO, Lu et al. 2025).
+    The arguments after t are `invert`'s; a list of generators has one for each of the b * k candidates. The published
+    scripts take alpha_t at the drawn t but end their inversion elsewhere, so their tau holds part of the picture:
+    with `official_compat` at t = 50 and 10 steps, tau = 1.49 eps - 0.14 x0 where eps is meant.
+
+    Raises:
+        ValueError: as `invert`, or t is not one for each prompt.
+    """
+    _check_one_time_a_prompt(x0, t)
+    b, k = x0.shape[:2]
+    each = {name: value.repeat_interleave(k, 0) for name, value in (cond or {}).items()}
+    x_t = invert(
+        model,
+        x0.flatten(0, 1),
+        t.repeat_interleave(k, 0),
+        each,
+        steps=steps,
+        renoise=renoise,
+        average=average,
+        eta=eta,
+        generator=generator,
+        official_compat=official_compat,
+    ).unflatten(0, (b, k))
+    return inverted_probe(model.path, x0, x_t, t, cond)
+
+
+def inverted_probe(
+    path: GaussianPath,
+    x0: Float[Tensor, "b k *chw"],
+    x_t: Float[Tensor, "b k *chw"],
+    t: Tensor,
+    cond: Cond | None = None,
+) -> Probe:
+    """The probe of candidates whose inverted latents x_t are known, for instance from a store."""
+    tau = ((x_t - like(path.alpha(t), x0) * x0) / like(path.sigma(t), x0)).to(x_t.dtype)
+    return Probe(x_t, path.target(x0, tau, t), t, _unit_weight(x0), dict(cond or {}))
+
+
+def transition_probe(
+    path: GaussianPath,
+    x_t: Float[Tensor, "b k *chw"],
+    x_s: Float[Tensor, "b k *chw"],
+    t: Tensor,
+    s: Tensor,
+    cond: Cond | None = None,
+    *,
+    rule: StepRule | None = None,
+) -> Probe:
+    """A stored step from t to s of each candidate's sampling chain.
+
+    The step is N(keep x_t + gain F, std^2), so the target is the prediction that lands on x_s and the weight is
+    (gain / std)^2: the log-ratio of the errors is the mean over elements of log pi_policy - log pi_reference, as in
+    D3PO's code (Yang et al. 2024, eq. 14), with no constant left over.
+
+    Args:
+        t, s: the level of each prompt's step and the one below it; both above the clean end.
+        rule: the sampler that drew x_s; by default `Ancestral()`.
+
+    Raises:
+        ValueError: x_s does not fit x_t, levels outside the path or not falling, or a step without noise.
+    """
+    if x_s.shape != x_t.shape:
+        raise ValueError(f"x_s must have the shape of x_t {tuple(x_t.shape)}, got {tuple(x_s.shape)}.")
+    _check_one_time_a_prompt(x_t, t)
+    _check_one_time_a_prompt(x_t, s)
+    path.check_times(t)
+    path.check_times(s, "s")
+    if not bool((s < t).all()):
+        raise ValueError(f"every step must go down, got t {t.tolist()} and s {s.tolist()}.")
+    step = (rule or Ancestral())(path, t, s)
+    if not bool((step.std > 0).all()):
+        raise ValueError("a step without noise has no density: leave it out, or sample with noise (eta above 0).")
+    target = ((x_s - like(step.keep, x_t) * x_t) / like(step.gain, x_t)).to(x_s.dtype)
+    return Probe(x_t, target, t, (step.gain / step.std).square(), dict(cond or {}))
+
+
+def _check_one_time_a_prompt(x: Float[Tensor, "b k *chw"], t: Tensor) -> None:
+    if t.shape != x.shape[:1]:
+        raise ValueError(f"t must hold one time for each of the {x.shape[0]} prompts, got shape {tuple(t.shape)}.")
+
+
+def _unit_weight(x: Float[Tensor, "b k *chw"]) -> Float[Tensor, " b"]:
+    return torch.ones(x.shape[0], device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))

@@ -10,15 +10,21 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from diffpref.path import GaussianPath
+from diffpref.transition import StepRule
 from diffpref.types import Backbone, Cond
 
-FAMILIES = {"StableDiffusionXLPipeline": "diffpref.backbones.sdxl"}
+FAMILIES = {
+    "StableDiffusionXLPipeline": "diffpref.backbones.sdxl",
+    "StableDiffusionPipeline": "diffpref.backbones.sd15",
+    "StableDiffusion3Pipeline": "diffpref.backbones.sd3",
+    "EDMPipeline": "diffpref.backbones.edm",
+}
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,30 @@ class Checkpoint:
     revision: str | None = None
     variant: str | None = None
     vae: str | None = None
+    max_sequence_length: int = 256
+    """Tokens of SD3's T5 prompt, or of the zeros in its place."""
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments for diffusers' `from_pretrained`."""
         return {"revision": self.revision, "variant": self.variant}
+
+
+@dataclass(frozen=True)
+class Times:
+    """How t is drawn in training. None is the backbone's own value, from its checkpoint or its paper."""
+
+    timestep_density: Literal["auto", "uniform", "logit_normal", "log_normal"] = "auto"
+    """Density of t: uniform (SDXL), logit_normal (SD3), log_normal in sigma (EDM); auto is the backbone's own."""
+    logit_mean: float = 0.0
+    """Mean of logit_normal; SD3 uses 0 (Esser et al. 2024)."""
+    logit_std: float = 1.0
+    """Standard deviation of logit_normal."""
+    timestep_shift: float | None = None
+    """Flow models: t becomes shift t / (1 + (shift - 1) t); by default the scheduler's shift."""
+    p_mean: float | None = None
+    """EDM: mean of ln sigma; by default -1.2 + ln(sigma_data / 0.5)."""
+    p_std: float = 1.2
+    """EDM: standard deviation of ln sigma."""
 
 
 @runtime_checkable
@@ -52,7 +78,13 @@ class Family(Protocol):
     """What a backbone module provides."""
 
     COMPONENT: str
+    """The pipeline's folder of the network that is trained."""
     LORA_TARGETS: Sequence[str]
+    """Layers that get LoRA by default; empty where the backbone is trained as a whole only."""
+    SIDE: int
+    """Pictures' sides are multiples of this, in pixels."""
+    STEP: StepRule
+    """The stochastic sampler of on-policy chains."""
 
     def load_network(self, checkpoint: Checkpoint, dtype: torch.dtype) -> torch.nn.Module: ...
 
@@ -60,7 +92,9 @@ class Family(Protocol):
 
     def backbone(self, network: torch.nn.Module, path: GaussianPath) -> Backbone: ...
 
-    def draw_t(self, path: GaussianPath, generator: torch.Generator) -> Tensor: ...
+    def resolve_times(self, checkpoint: Checkpoint, times: Times) -> Times: ...
+
+    def draw_t(self, path: GaussianPath, times: Times, generator: torch.Generator) -> Tensor: ...
 
     def time_fraction(self, t: Tensor) -> Tensor: ...
 
@@ -73,6 +107,12 @@ class Family(Protocol):
     def load_decoder(self, checkpoint: Checkpoint, network: torch.nn.Module, device: torch.device) -> Any: ...
 
     def sample(self, decoder: Any, prompts: Cond, empty: Cond, **options: Any) -> list[Any]: ...
+
+    def sample_latents(self, decoder: Any, prompts: Cond, empty: Cond, **options: Any) -> Tensor: ...
+
+    def decode(self, decoder: Any, latents: Tensor) -> list[Any]: ...
+
+    def chain_times(self, path: GaussianPath, steps: int) -> Tensor: ...
 
     def save_lora(self, network: torch.nn.Module, folder: Path) -> None: ...
 

@@ -10,13 +10,16 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, StableDif
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.backbones import Checkpoint, Encoder, weights_hash
+from diffpref.backbones import Checkpoint, Encoder, Times, weights_hash
 from diffpref.backbones.lora import lora_metadata, lora_state
 from diffpref.path import GaussianPath, variance_preserving
+from diffpref.transition import Ancestral
 from diffpref.types import Cond
 
 COMPONENT = "unet"
 LORA_TARGETS = ("to_k", "to_q", "to_v", "to_out.0")
+SIDE = 8
+STEP = Ancestral()
 STEPS = 1000
 
 
@@ -55,9 +58,23 @@ def backbone(network: torch.nn.Module, path: GaussianPath) -> SDXL:
     return SDXL(network, path)
 
 
-def draw_t(path: GaussianPath, generator: torch.Generator) -> Tensor:
+def resolve_times(checkpoint: Checkpoint, times: Times) -> Times:
+    """The times as given; raises ValueError for a density that belongs to other paths."""
+    if times.timestep_density not in ("auto", "uniform"):
+        raise ValueError(f"timestep_density {times.timestep_density} is not for a path of indices: use uniform.")
+    return times
+
+
+def draw_t(path: GaussianPath, times: Times, generator: torch.Generator) -> Tensor:
     """One time index, uniform over all levels as in the official Diffusion-DPO code."""
     return torch.randint(STEPS, (), generator=generator)
+
+
+def chain_times(path: GaussianPath, steps: int) -> Tensor:
+    """The levels of an on-policy chain of `steps` noisy steps, evenly spaced from the last index down.
+
+    The remaining step to the clean picture has almost no noise and is left to the denoiser."""
+    return torch.linspace(STEPS - 1, 0, steps + 2).round().long()[:-1]
 
 
 def time_fraction(t: Tensor) -> Tensor:
@@ -110,6 +127,17 @@ def scale_latents(latents: Float[Tensor, "n c h w"], config: Mapping[str, Any]) 
     return latents * config["scaling_factor"]
 
 
+def unscale_latents(latents: Float[Tensor, "n c h w"], config: Mapping[str, Any]) -> Float[Tensor, "n c h w"]:
+    """The way back from `scale_latents`."""
+    latents = latents / config["scaling_factor"]
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is not None and std is not None:
+        shape = (1, -1, 1, 1)
+        mean, std = (torch.tensor(v, device=latents.device, dtype=latents.dtype).view(shape) for v in (mean, std))
+        latents = latents * std + mean
+    return latents
+
+
 def load_encoder(checkpoint: Checkpoint, device: torch.device) -> SDXLEncoder:
     """What turns pictures and prompts into tensors."""
     return SDXLEncoder(checkpoint, device)
@@ -157,6 +185,7 @@ def sample(
     steps: int,
     guidance_scale: float,
     batch_size: int,
+    output_type: str = "pil",
 ) -> list[Any]:
     """One PIL picture for each prompt, each from its own seed: the pictures a stock pipeline gives for these seeds."""
     pictures: list[Any] = []
@@ -177,8 +206,22 @@ def sample(
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds[part]],
+            output_type=output_type,
         ).images
     return pictures
+
+
+def sample_latents(decoder: Any, prompts: Cond, empty: Cond, **options: Any) -> Float[Tensor, "n c h w"]:
+    """What `sample` would decode, in the network's units; the same options."""
+    return torch.stack(sample(decoder, prompts, empty, output_type="latent", **options))
+
+
+@torch.no_grad()
+def decode(decoder: Any, latents: Float[Tensor, "n c h w"]) -> list[Any]:
+    """PIL pictures of latents in the network's units."""
+    vae = decoder.vae
+    pixels = vae.decode(unscale_latents(latents.to(vae.device, vae.dtype), vae.config)).sample
+    return decoder.image_processor.postprocess(pixels, output_type="pil")
 
 
 def save_lora(network: torch.nn.Module, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Diffusion-DPO (Wallace et al. 2023, arXiv 2311.12908)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -21,6 +22,11 @@ class DPO:
     nothing while the policy still fits the chosen pictures as well as the reference does. `sft` adds
     sft * beta / 2 * (chosen policy error - chosen reference error): it keeps pulling towards the chosen pictures.
     """
+
+    candidates: ClassVar[str] = "pairs"
+    """What a group holds: a better and a worse picture."""
+    scaling: ClassVar[str] = "none"
+    """How rewards become scores: as they are, for only their order counts."""
 
     beta: float = 5000.0
     """Inverse temperature on mean squared errors; published runs use 2000 to 5000."""

@@ -1,0 +1,138 @@
+"""Steps of a stochastic sampler as Gaussians: from level t, x_s ~ N(keep x_t + gain F, std^2), F the network's output.
+
+Every sampler here has a mean that is affine in the network's native prediction, so the log-density of a stored step is
+a weighted squared error against the prediction that would land on it: what `transition_probe` makes of it.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffpref.inversion import Generators, draw, posterior_std
+from diffpref.path import GaussianPath, like
+from diffpref.types import Backbone, Cond
+
+
+@dataclass(frozen=True)
+class Step:
+    """The Gaussian step of each sample, from t to s: mean keep x_t + gain F, standard deviation std; " n" each."""
+
+    keep: Tensor
+    gain: Tensor
+    std: Tensor
+
+
+@runtime_checkable
+class StepRule(Protocol):
+    """A sampler: the step from t to s on a path."""
+
+    def __call__(self, path: GaussianPath, t: Tensor, s: Tensor) -> Step: ...
+
+
+def _combine(path: GaussianPath, t: Tensor, of_x0: Tensor, of_eps: Tensor) -> tuple[Tensor, Tensor]:
+    """keep and gain of the mean of_x0 * x0 + of_eps * eps, with both estimated from x_t and the prediction."""
+    alpha, sigma, a, b = path.alpha(t), path.sigma(t), path.a(t), path.b(t)
+    d = alpha * b - sigma * a
+    return (b * of_x0 - a * of_eps) / d, (alpha * of_eps - sigma * of_x0) / d
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """DDIM with noise (Song et al. 2021, eq. 12 and 16); at eta 1 DDPM's posterior, and EDM's ancestral step.
+
+    x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z, std = eta times the posterior's."""
+
+    eta: float = 1.0
+
+    def __call__(self, path: GaussianPath, t: Tensor, s: Tensor) -> Step:
+        std = self.eta * posterior_std(path, t, s)
+        keep, gain = _combine(path, t, path.alpha(s), (path.sigma(s).square() - std.square()).clamp(min=0).sqrt())
+        return Step(keep, gain, std)
+
+
+@dataclass(frozen=True)
+class FlowSDE:
+    """The reverse SDE of a straight path by Euler and Maruyama (Flow-GRPO, Liu et al. 2025, eq. 9 and 12).
+
+    With v = eps - x0, dt = s - t < 0 and g = noise sqrt(t / (1 - t)), where s stands for t in the 1 - t of the first
+    step from t = 1:  mean = x (1 + g^2 dt / (2 t)) + v (1 + g^2 (1 - t) / (2 t)) dt,  std = g sqrt(-dt)."""
+
+    noise: float = 0.7
+
+    def __call__(self, path: GaussianPath, t: Tensor, s: Tensor) -> Step:
+        if not torch.allclose(path.alpha(t) + path.sigma(t), torch.ones_like(path.sigma(t))):
+            raise ValueError("FlowSDE is for the straight path alpha + sigma = 1: use Ancestral() on this one.")
+        dt = s - t
+        g = self.noise * (t / (1 - torch.where(t < 1, t, s))).sqrt()
+        of_x, of_v = 1 + g.square() / (2 * t) * dt, (1 + g.square() * (1 - t) / (2 * t)) * dt
+        keep, gain = _combine(path, t, -of_v, of_v)
+        return Step(of_x + keep, gain, g * (-dt).sqrt())
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A sampled chain of each sample: latents[j] at times[j], and the log-density of each step under the sampler.
+
+    log_density[j] belongs to the step from times[j] to times[j + 1]: nats, mean over elements (as D3PO's code)."""
+
+    latents: Float[Tensor, "s n *chw"]
+    times: Tensor
+    log_density: Float[Tensor, "s_1 n"]
+
+
+def log_density(
+    step: Step, prediction: Float[Tensor, " n *chw"], x_t: Float[Tensor, " n *chw"], x_s: Float[Tensor, " n *chw"]
+) -> Float[Tensor, " n"]:
+    """log N(x_s; keep x_t + gain prediction, std^2) in nats, mean over elements, float32 or better."""
+    mean = like(step.keep, x_t) * x_t + like(step.gain, x_t) * prediction
+    std = like(step.std, x_t)
+    density = -((x_s - mean) / std).square() / 2 - std.log() - torch.log(torch.tensor(2 * torch.pi)) / 2
+    return density.flatten(1).mean(1)
+
+
+@torch.no_grad()
+def sample_chain(
+    model: Backbone,
+    x: Float[Tensor, " n *chw"],
+    times: Float[Tensor, " s"] | Tensor,
+    cond: Cond | None = None,
+    *,
+    rule: StepRule | None = None,
+    generator: Generators = None,
+) -> Chain:
+    """A chain from the noised latents x at times[0] down to times[-1], each step drawn from `rule`.
+
+    Args:
+        times: falling levels above the path's clean end, at least two, shared by the samples.
+        rule: the sampler; by default `Ancestral()`.
+        generator: one for the batch, or one for each sample.
+
+    Raises:
+        ValueError: times that do not fall, or lie outside the path.
+    """
+    rule, path = rule or Ancestral(), model.path
+    if times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()):
+        raise ValueError(f"times must be two or more falling levels, got {times.tolist()}.")
+    path.check_times(times, "times")
+    latents, densities = [x], []
+    for here, there in zip(times[:-1], times[1:], strict=True):
+        t, s = here.expand(len(x)), there.expand(len(x))
+        step, prediction = rule(path, t, s), model(x, t, cond or {})
+        following = like(step.keep, x) * x + like(step.gain, x) * prediction + like(step.std, x) * draw(x, generator)
+        following = following.to(x.dtype)
+        densities.append(log_density(step, prediction, x, following))
+        latents.append(following)
+        x = following
+    return Chain(torch.stack(latents), times, torch.stack(densities))
+
+
+def finish(model: Backbone, chain: Chain, cond: Cond | None = None) -> Float[Tensor, " n *chw"]:
+    """The clean latents that a chain ends in: the denoiser's estimate at its last level, without noise."""
+    x, t = chain.latents[-1], chain.times[-1].expand(chain.latents.shape[1])
+    with torch.no_grad():
+        return model.path.to_x0(model(x, t, cond or {}), x, t)
+
+
