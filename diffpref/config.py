@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from diffpref.objectives import DPO
+from diffpref.backbones import Times
+from diffpref.objectives import DDO, DPO, D3PO, RankDPO, SmPO
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,17 @@ class Model:
     """Revision of the base model on the hub."""
     variant: str | None = None
     """Variant of the weight files, for instance fp16."""
+    network_weights: Path | None = None
+    """A folder with other weights of the trained network (unet or transformer), such as a run's output."""
+    max_sequence_length: int = 256
+    """SD3: tokens of the T5 prompt, or of the zeros in its place where T5 is missing."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Preferences: a file, a folder or a data set on the hub, in any schema that `diffpref data` reads."""
+    """Preferences: a file, a folder or a data set on the hub, in any schema that `diffpref data` reads.
+
+    D3PO takes prompts from it, DDO its best pictures as the real ones."""
 
     dataset_name: str = ""
     """A parquet, JSON, CSV or tar file, a folder of those, a folder with w/ and l/, or a name on the hub."""
@@ -43,7 +50,7 @@ class Data:
     size_mismatch: Literal["error", "crop"] = "error"
     """Pictures of different sizes in one row: stop, or resize and crop each to the resolution."""
     lists: Literal["all", "best_worst"] = "all"
-    """Which pairs a ranked list gives."""
+    """Which pairs a ranked list gives, where the objective compares pairs."""
     resolution: int = 1024
     """Side of the training pictures, in pixels; pictures are resized on the shorter side and cropped."""
     crop: Literal["center", "random"] = "center"
@@ -56,6 +63,56 @@ class Data:
     """Where latents and text embeddings are kept; by default `cache` in the output directory."""
     cache_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Precision of the kept latents and text embeddings."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Where on the path policy and reference are compared."""
+
+    probe: Literal["forward", "inversion", "transition"] = "forward"
+    """Forward noise (DPO, RankDPO, DDO), inversion (InPO, SmPO), or the steps of on-policy chains (D3PO)."""
+    shared_noise: bool = True
+    """forward: one noise for all pictures of a group, as in Diffusion-DPO's code; its paper and RankDPO's draw each."""
+    inversion_steps: int = 10
+    """inversion: levels from the clean picture up to t."""
+    renoise: int = 0
+    """inversion: how often each step's noise is estimated anew; 0 is DDIM inversion (InPO), SmPO uses 1."""
+    average_estimates: bool = False
+    """inversion: use the mean of the estimates; SmPO does."""
+    inversion_eta: float = 0.0
+    """inversion: noise added after each step, in units of DDIM's posterior; InPO's code uses 0.1."""
+    inversion_model: Literal["reference", "policy"] = "reference"
+    """inversion: who inverts. The published code lets the policy, whose latents then drift and cannot be stored."""
+    stored_inversions: int = 0
+    """inversion by the reference: keep the latents of this many draws of t for each group, and use them in turn; an
+    epoch after these costs no inversion. 0 inverts anew at every step."""
+    official_compat: bool = False
+    """inversion: the published scripts' grid, which misses t; for comparison only."""
+    train_guidance_scale: float = 1.0
+    """transition: classifier-free guidance of the chains, in sampling and in the loss; D3PO uses 5."""
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The loop around the loop, for objectives that learn from the model's own samples."""
+
+    rounds: int = 1
+    """D3PO: sample, label, train, this many times. DDO: rounds of self-play, each from the best of the last."""
+    labels: str = ""
+    """D3PO: who labels: `person`, or a reward: emoji_hand, or module:function of (pictures, prompts)."""
+    prompts_per_round: int = 64
+    """D3PO: prompts that are sampled in a round; each gives pairs of chains from one start."""
+    chains_per_prompt: int = 2
+    """D3PO: chains of each prompt; all their pairs are labelled. The paper's people saw 7."""
+    chain_steps: int = 20
+    """D3PO: noisy steps of a chain."""
+    samples_per_round: int = 0
+    """DDO: the reference's own samples in a round; 0 means one for each real picture."""
+    measure: str = ""
+    """DDO: what chooses the best step of a round: fashion_frechet, or module:function of (pictures, prompts), where
+    lower is better. Without it the last step is taken."""
+    measure_samples: int = 2000
+    """DDO: samples for each measurement, taken every `validation_steps`."""
 
 
 @dataclass(frozen=True)
@@ -134,18 +191,21 @@ class Validation:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run. The objective's fields (beta, anchor, sft) are flags too."""
+    """A training run. The objective's own fields (beta and what else it has) are flags too."""
 
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
-    objective: DPO = field(default_factory=DPO)
+    objective: DPO | SmPO | RankDPO | D3PO | DDO = field(default_factory=DPO)
+    comparison: Comparison = field(default_factory=Comparison)
+    times: Times = field(default_factory=Times)
+    rounds: Rounds = field(default_factory=Rounds)
     adapter: Adapter = field(default_factory=Adapter)
     optimization: Optimization = field(default_factory=Optimization)
     run: Run = field(default_factory=Run)
     validation: Validation = field(default_factory=Validation)
 
 
-OBJECTIVES: Mapping[str, type] = {"dpo": DPO}
+OBJECTIVES: Mapping[str, type] = {"dpo": DPO, "smpo": SmPO, "rankdpo": RankDPO, "d3po": D3PO, "ddo": DDO}
 ALIASES: Mapping[str, str] = {
     "beta_dpo": "beta",
     "train_data_dir": "dataset_name",

@@ -1,8 +1,8 @@
 """Inversion: from a picture up to the noised latent that leads to it, by DDIM inversion or ReNoise, on any path.
 
-The deterministic sampler carries x_s at level s down to x_p = (alpha_p / alpha_s) (x_s - sigma_s eps) + sigma_p eps with
-eps = eps(x_s, s). Inversion climbs from p to s, where eps is asked for at the latent that is sought. So it is estimated:
-at the latent below (DDIM inversion), or again and again at the last estimate of the latent above (ReNoise).
+The deterministic sampler carries x_s at level s down to x_p = (alpha_p / alpha_s) (x_s - sigma_s eps) + sigma_p eps,
+eps = eps(x_s, s). Inversion climbs from p to s, where eps is asked for at the latent that is sought. So it is
+estimated: at the latent below (DDIM inversion), or again and again at the last estimate of the one above (ReNoise).
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,8 @@ def invert(
 ) -> Float[Tensor, " n *chw"]:
     """x_t of every picture at its own t; the first level is the picture itself (alpha 1, sigma 0), the last exactly t.
 
-    All samples climb together, each on its own grid of `steps` levels, even in sigma / (alpha + sigma), so a batch costs
-    steps * (renoise + 1) network calls whatever its times are.
+    All samples climb together, each on its own grid of `steps` levels, even in sigma / (alpha + sigma), so a batch
+    costs steps * (renoise + 1) network calls whatever its times are.
 
     - DDIM inversion (Song et al. 2021; in InPO, Lu et al. 2025): renoise 0; first order in 1 / steps.
     - ReNoise (Garibi et al. 2024): renoise K estimates eps anew K times at the destination; at its fixed point the
@@ -155,10 +155,14 @@ def _official(
 ) -> Float[Tensor, " n *chw"]:
     """The published scripts' loop under the diffusers 0.20 that they pin, except that every sample has its own t."""
     path, stride = model.path, OFFICIAL_LEVELS // steps
-    if t.is_floating_point():
-        raise ValueError("official_compat reproduces scripts for paths of 1000 indices; this path's t is no index.")
+    if path.last != OFFICIAL_LEVELS - 1:
+        raise ValueError(
+            f"official_compat reproduces scripts for paths of 1000 indices; this one's last is {path.last}."
+        )
+    if stride < 1:
+        raise ValueError(f"official_compat takes at most {OFFICIAL_LEVELS} steps, got {steps}.")
     x = x0
-    for source in range(1 - stride, OFFICIAL_LEVELS - stride, stride):
+    for source in range(1 - stride, 1 - stride + steps * stride, stride):
         here, there = (torch.full_like(t, min(max(level, 0), int(path.last))) for level in (source, source + stride))
         label = torch.full_like(t, source)
         labels = (label, label)

@@ -4,6 +4,7 @@ Every sampler here has a mean that is affine in the network's native prediction,
 a weighted squared error against the prediction that would land on it: what `transition_probe` makes of it.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -63,7 +64,9 @@ class FlowSDE:
     noise: float = 0.7
 
     def __call__(self, path: GaussianPath, t: Tensor, s: Tensor) -> Step:
-        if not torch.allclose(path.alpha(t) + path.sigma(t), torch.ones_like(path.sigma(t))):
+        # An index is no time, even where alpha is 0 or 1.
+        straight = torch.allclose(path.alpha(t) + path.sigma(t), torch.ones_like(path.sigma(t)))
+        if not (t.is_floating_point() and straight):
             raise ValueError("FlowSDE is for the straight path alpha + sigma = 1: use Ancestral() on this one.")
         dt = s - t
         g = self.noise * (t / (1 - torch.where(t < 1, t, s))).sqrt()
@@ -89,7 +92,7 @@ def log_density(
     """log N(x_s; keep x_t + gain prediction, std^2) in nats, mean over elements, float32 or better."""
     mean = like(step.keep, x_t) * x_t + like(step.gain, x_t) * prediction
     std = like(step.std, x_t)
-    density = -((x_s - mean) / std).square() / 2 - std.log() - torch.log(torch.tensor(2 * torch.pi)) / 2
+    density = -((x_s - mean) / std).square() / 2 - std.log() - math.log(2 * math.pi) / 2
     return density.flatten(1).mean(1)
 
 
@@ -134,5 +137,3 @@ def finish(model: Backbone, chain: Chain, cond: Cond | None = None) -> Float[Ten
     x, t = chain.latents[-1], chain.times[-1].expand(chain.latents.shape[1])
     with torch.no_grad():
         return model.path.to_x0(model(x, t, cond or {}), x, t)
-
-

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "diffpref"
-CORE = ["path", "types", "probe", "errors", "objectives"]  # each may import those before it
+CORE = ["path", "types", "inversion", "transition", "probe", "errors", "objectives"]  # each may import those before it
 HEAVY = ["torch", "diffusers", "transformers", "accelerate", "datasets", "open_clip", "peft", "xformers"]
 
 

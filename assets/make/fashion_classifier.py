@@ -125,7 +125,9 @@ def main() -> None:
             "10000 training pictures to test": frechet_distance(seen_features[few[:10000]], features),
             "2000 training pictures to test": frechet_distance(seen_features[few[:2000]], features),
             "500 training pictures to test": frechet_distance(seen_features[few[:500]], features),
-            "test pictures and noise of 0.1 to test": fashion_frechet(classifier, (unseen + noise).clamp(-1, 1), stored),
+            "test pictures and noise of 0.1 to test": fashion_frechet(
+                classifier, (unseen + noise).clamp(-1, 1), stored
+            ),
             "test pictures, mirrored, to test": fashion_frechet(classifier, unseen.flip(-1), stored),
             "uniform noise to test": fashion_frechet(classifier, 2 * torch.rand(2000, 1, 28, 28) - 1, stored),
         },

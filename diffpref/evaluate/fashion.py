@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +75,7 @@ def sigma_points(mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]) ->
     return torch.cat([mean.double() + root.T, mean.double() - root.T])
 
 
-def load_real_features(split: Literal["train", "test"] = "test", directory: Path | None = None) -> Float[Tensor, "m d"]:
+def load_real_features(split: str = "test", directory: Path | None = None) -> Float[Tensor, "m d"]:
     """Points with the mean and covariance of the real pictures' features, so that no data set is needed.
 
     Args:
@@ -95,9 +94,7 @@ def load_real_features(split: Literal["train", "test"] = "test", directory: Path
 
 
 @torch.no_grad()
-def classifier_features(
-    classifier: FashionClassifier, pictures: Float[Tensor, "n 1 28 28"]
-) -> Float[Tensor, "n d"]:
+def classifier_features(classifier: FashionClassifier, pictures: Float[Tensor, "n 1 28 28"]) -> Float[Tensor, "n d"]:
     """The features of any number of pictures in [-1, 1], some hundred at a time, without a graph."""
     return torch.cat([classifier.features(part) for part in pictures.split(_CHUNK)])
 

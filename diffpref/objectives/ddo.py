@@ -53,7 +53,5 @@ class DDO:
         real = is_real.to(r.dtype)
         fake = 1 - real
         loss = -F.logsigmoid(self.beta * ((real - fake) * r))
-        share = real / real.sum(1, keepdim=True).clamp(min=1) + self.alpha * fake / fake.sum(1, keepdim=True).clamp(
-            min=1
-        )
-        return (share * loss).sum(1)
+        of_real, of_fake = (kind / kind.sum(1, keepdim=True).clamp(min=1) for kind in (real, fake))
+        return ((of_real + self.alpha * of_fake) * loss).sum(1)

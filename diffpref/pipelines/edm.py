@@ -2,7 +2,8 @@
 
 diffusers has EDM's schedulers and the UNet, but no pipeline that joins them in pixel space."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,44 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle
 
 
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """What a scheduler's configuration says about the noise: the data's standard deviation, and Karras' levels."""
+
+    sigma_data: float
+    sigma_min: float
+    sigma_max: float
+    rho: float
+
+    def levels(self, count: int) -> list[float]:
+        """`count` noise levels from sigma_max down to sigma_min (Karras et al. 2022, eq. 5, without its last, 0)."""
+        high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        return [(high + i / max(count - 1, 1) * (low - high)) ** self.rho for i in range(count)]
+
+
+def noise_schedule(scheduler: Mapping[str, Any]) -> NoiseSchedule:
+    """The noise of a scheduler's configuration; raises ValueError for another preconditioning or spacing than EDM's."""
+    for name, expected in (("prediction_type", "epsilon"), ("sigma_schedule", "karras")):
+        if scheduler.get(name, expected) != expected:
+            raise ValueError(f"the scheduler's {name} must be {expected} for EDM, got {scheduler[name]}.")
+    return NoiseSchedule(**{name: scheduler[name] for name in NoiseSchedule.__dataclass_fields__})
+
+
+def picture_shape(unet: Mapping[str, Any], patch_size: int) -> tuple[int, int]:
+    """Channels and side, in pixels, of the pictures of a UNet's configuration; raises ValueError where there are none.
+
+    The network sees `patch_size` squared values of each channel at each of its places."""
+    channels, rest = divmod(unet["in_channels"], patch_size**2)
+    if rest or channels not in (1, 3) or unet["out_channels"] != unet["in_channels"]:
+        raise ValueError(
+            f"the UNet must have {patch_size**2} (grey) or {3 * patch_size**2} (RGB) channels in and out for "
+            f"patch_size {patch_size}, got {unet['in_channels']} in and {unet['out_channels']} out."
+        )
+    if not isinstance(unet["sample_size"], int):
+        raise ValueError(f"the UNet's sample_size must be one number, its side, got {unet['sample_size']}.")
+    return channels, unet["sample_size"] * patch_size
+
+
 def denoise(
     unet: torch.nn.Module,
     x: Float[Tensor, "n c h w"],
@@ -22,6 +61,8 @@ def denoise(
     sigma_data: float,
 ) -> Float[Tensor, "n c h w"]:
     """D(x; sigma) = c_skip x + c_out F(c_in x; ln(sigma) / 4), Karras et al. 2022, eq. 7 and table 1.
+
+    F runs in its weights' precision; the sum is float32 or better.
 
     Args:
         x: noised pictures, x0 + sigma eps.
@@ -32,7 +73,8 @@ def denoise(
     s = wide.view(-1, 1, 1, 1)
     norm = s.square() + sigma_data**2
     conditions = {} if labels is None else {"class_labels": labels}
-    inner = unet((x / norm.sqrt()).to(x.dtype), wide.log() / 4, return_dict=False, **conditions)[0]
+    scaled = (x / norm.sqrt()).to(next(unet.parameters()).dtype)
+    inner = unet(scaled, wide.log() / 4, return_dict=False, **conditions)[0]
     return sigma_data**2 / norm * x + s * sigma_data / norm.sqrt() * inner
 
 
@@ -63,12 +105,29 @@ class EDMPipeline(DiffusionPipeline):
 
     Sampling is EDM's deterministic second-order method (Karras et al. 2022, algorithm 1 with Heun's correction).
     `patch_size` p moves each p x p square of pixels into channels before the network, which makes it cheaper: the
-    network then sees "n p*p*c h/p w/p"."""
+    network then sees "n p*p*c h/p w/p". `classes` names the classes, for prompts.
 
-    def __init__(self, unet: UNet2DModel, scheduler: EDMEulerScheduler, patch_size: int = 1) -> None:
+    Load it by its own name; `DiffusionPipeline.from_pretrained` knows the classes of diffusers only:
+
+        EDMPipeline.from_pretrained(folder)
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: EDMEulerScheduler,
+        patch_size: int = 1,
+        classes: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
+        config: Any = unet.config
+        picture_shape(config, patch_size)
+        noise_schedule(scheduler.config)  # type: ignore[attr-defined]
+        count = (config["num_class_embeds"] or 1) - 1
+        if classes is not None and len({name.casefold() for name in classes}) != count:
+            raise ValueError(f"classes must be {count} different names, one for each class of the UNet, got {classes}.")
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(patch_size=patch_size)
+        self.register_to_config(patch_size=patch_size, classes=None if classes is None else list(classes))
 
     @torch.no_grad()
     def __call__(
@@ -88,30 +147,28 @@ class EDMPipeline(DiffusionPipeline):
             class_labels: the class of each picture; None gives pictures without a class.
             num_inference_steps: levels of the Karras schedule; each costs two network calls, the last one.
             generator: one generator, or one for each picture.
-            output_type: "pil", or "pt" for a tensor "n c h w" in [-1, 1].
+            output_type: "pil", "pt" for a tensor "n c h w" in [-1, 1], or "latent" for the network's own, in patches.
+
+        Raises:
+            ValueError: a class the network does not have, an unknown output_type, or another number of generators.
         """
+        if output_type not in ("pil", "pt", "latent"):
+            raise ValueError(f"output_type must be pil, pt or latent, got {output_type!r}.")
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be 1 or above, got {num_inference_steps}.")
         unet: Any = self.unet
         count = batch_size if class_labels is None else len(class_labels)
-        labels = None
-        if unet.config.num_class_embeds is not None:
-            given = [unclassed(unet)] * count if class_labels is None else list(class_labels)
-            labels = torch.tensor(given, device=self.device)
-        elif class_labels is not None:
-            raise ValueError("class_labels were given, but this network has no classes.")
-        config = self.scheduler.config  # type: ignore[attr-defined]
-        shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
-        if isinstance(generator, Sequence):
-            x = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generator])
-        else:
-            x = torch.randn((count, *shape), generator=generator, device=generator.device if generator else None)
-        sigmas = levels(config, num_inference_steps)
-        x = x.to(self.device, unet.dtype) * sigmas[0]
+        labels = self._labels(count, class_labels)
+        noise = noise_schedule(self.scheduler.config)  # type: ignore[attr-defined]
+        sigmas = [*noise.levels(num_inference_steps), 0.0]
+        x = self._normal(count, generator) * sigmas[0]
 
         def slope(x: Tensor, level: float) -> Tensor:
-            sigma = torch.full((count,), level, device=x.device)
-            return (x - guided_denoise(unet, x, sigma, labels, config.sigma_data, guidance_scale)) / level
+            sigma = torch.full((count,), level, dtype=x.dtype, device=x.device)
+            return (x - guided_denoise(unet, x, sigma, labels, noise.sigma_data, guidance_scale)) / level
 
-        with self.progress_bar(total=num_inference_steps) as bar:
+        # diffusers' decorator hides the signature from type checkers.
+        with self.progress_bar(total=num_inference_steps) as bar:  # type: ignore[call-arg]
             for here, there in zip(sigmas[:-1], sigmas[1:], strict=True):
                 first = slope(x, here)
                 moved = x + (there - here) * first
@@ -119,17 +176,38 @@ class EDMPipeline(DiffusionPipeline):
                     moved = x + (there - here) * (first + slope(moved, there)) / 2
                 x = moved
                 bar.update()
-        if output_type == "pt":
-            pictures: Any = pixel_shuffle(x, self.config.patch_size)
-        else:
-            pictures = pil_pictures(pixel_shuffle(x, self.config.patch_size))
+        pictures: Any = x
+        if output_type != "latent":
+            pictures = pixel_shuffle(x, self.config["patch_size"])
+        if output_type == "pil":
+            pictures = pil_pictures(pictures)
         return ImagePipelineOutput(images=pictures) if return_dict else (pictures,)
 
+    def _labels(self, count: int, class_labels: Sequence[int] | None) -> Int[Tensor, " n"] | None:
+        embeds = self.unet.config["num_class_embeds"]
+        if embeds is None:
+            if class_labels is not None:
+                raise ValueError("class_labels were given, but this network has no classes.")
+            return None
+        given = [unclassed(self.unet)] * count if class_labels is None else list(class_labels)
+        wrong = [label for label in given if not 0 <= label < embeds]
+        if wrong:
+            raise ValueError(f"class_labels must be from 0 to {embeds - 1}, which stands for no class; got {wrong[0]}.")
+        return torch.tensor(given, device=self.device)
 
-def levels(config: Any, steps: int) -> list[float]:
-    """Karras et al. 2022, eq. 5: `steps` noise levels from sigma_max down to sigma_min, then 0."""
-    high, low = config.sigma_max ** (1 / config.rho), config.sigma_min ** (1 / config.rho)
-    return [(high + i / max(steps - 1, 1) * (low - high)) ** config.rho for i in range(steps)] + [0.0]
+    def _normal(
+        self, count: int, generator: torch.Generator | Sequence[torch.Generator] | None
+    ) -> Float[Tensor, "n c h w"]:
+        """Standard normal noise in float32 or better; a picture with its own generator has the same in any batch."""
+        config: Any = self.unet.config
+        shape = (config["in_channels"], config["sample_size"], config["sample_size"])
+        if isinstance(generator, Sequence):
+            if len(generator) != count:
+                raise ValueError(f"give one generator, or one for each of the {count} pictures, not {len(generator)}.")
+            x = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generator])
+        else:
+            x = torch.randn((count, *shape), generator=generator, device=generator.device if generator else None)
+        return x.to(self.device, torch.promote_types(self.unet.dtype, torch.float32))
 
 
 def pil_pictures(x: Float[Tensor, "n c h w"]) -> list[Image.Image]:

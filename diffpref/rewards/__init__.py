@@ -4,13 +4,14 @@ import importlib
 import importlib.util
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -56,25 +57,25 @@ class CheckedReward:
         return scores
 
     def _numbers(self, answer: object) -> list[float]:
-        if isinstance(answer, Tensor):
+        if isinstance(answer, (Tensor, np.ndarray)):
             answer = answer.tolist()  # one copy from the device, not one a number
-        if isinstance(answer, (str, bytes, dict)) or not isinstance(answer, Iterable):
+        if isinstance(answer, (str, bytes, Mapping)) or not isinstance(answer, Iterable):
             raise ValueError(
                 f"reward {self.name!r} returned {type(answer).__name__} {answer!r:.80}: "
                 "it must return a sequence of numbers, one a picture."
             )
-        values = list(answer)
-        for i, value in enumerate(values):
-            try:
-                values[i] = math.nan if isinstance(value, (str, bytes)) else float(value)
-            except (TypeError, ValueError, RuntimeError):
-                values[i] = None
-            if values[i] is None or isinstance(value, (str, bytes)):
-                raise ValueError(
-                    f"reward {self.name!r} returned {type(value).__name__} {value!r:.80} for picture {i}: "
-                    "every score must be one number."
-                )
-        return values
+        return [self._number(value, i) for i, value in enumerate(answer)]
+
+    def _number(self, value: Any, i: int) -> float:
+        try:
+            if not isinstance(value, (str, bytes)):
+                return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            pass
+        raise ValueError(
+            f"reward {self.name!r} returned {type(value).__name__} {value!r:.80} for picture {i}: "
+            "every score must be one number."
+        )
 
 
 def find_reward(name: str, device: str | torch.device = "cpu") -> CheckedReward:
@@ -89,13 +90,14 @@ def find_reward(name: str, device: str | torch.device = "cpu") -> CheckedReward:
         ValueError: no such name, a module or file that cannot be imported, or something in it that is no function.
     """
     if name in NAMES:
-        return CheckedReward(name, _attribute(name, NAMES[name])(torch.device(device)))
+        make = _attribute(name, NAMES[name])
+        return CheckedReward(name, make(torch.device(device)))
     if ":" not in name:
         raise ValueError(f"reward must be one of {sorted(NAMES)}, {_FORMS}; got {name!r}.")
     return CheckedReward(name, _attribute(name, name))
 
 
-def _attribute(name: str, address: str) -> Callable[..., object]:
+def _attribute(name: str, address: str) -> Callable[..., Any]:
     where, _, attribute = address.rpartition(":")
     if not where or not attribute:
         raise ValueError(f"reward must be one of {sorted(NAMES)}, {_FORMS}; got {name!r}.")

@@ -32,7 +32,7 @@ def to_tensor(images: Sequence[Image.Image]) -> Float[Tensor, "n 3 64 64"]:
         image = image.convert("RGB")
         if image.size != (SIZE, SIZE):
             image = image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-        array[...] = image
+        array[...] = np.asarray(image)
     return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

@@ -4,12 +4,14 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
-from diffpref.backbones import Checkpoint, Encoder, Family, find_family, sdxl, weights_hash
+from diffpref.backbones import Checkpoint, Encoder, Family, Times, find_family, sdxl, weights_hash
+from diffpref.backbones.latents import scale_latents, unscale_latents
 from diffpref.types import Backbone
 from tests.small_sdxl import SCHEDULE, SIZE, save_pipeline
 
@@ -48,8 +50,8 @@ def test_a_scheduler_of_another_length_is_refused(make_base: Callable[..., Check
 
 
 def test_times_cover_the_whole_schedule(base: Checkpoint) -> None:
-    generator, path = torch.Generator().manual_seed(0), sdxl.load_path(base)
-    drawn = torch.stack([sdxl.draw_t(path, generator) for _ in range(20_000)])
+    generator, path, times = torch.Generator().manual_seed(0), sdxl.load_path(base), sdxl.resolve_times(base, Times())
+    drawn = torch.stack([sdxl.draw_t(path, times, generator) for _ in range(20_000)])
     assert drawn.min() == 0 and drawn.max() == 999
     # A uniform mean of 20 000 draws has standard deviation 2.04.
     assert abs(drawn.double().mean() - 499.5) < 8
@@ -115,7 +117,7 @@ def test_latents_are_what_the_pipeline_decodes(base: Checkpoint, statistics: dic
     latents = normal(2, 4, 8, 8)
     with torch.no_grad():
         expected = pipeline.vae.decode(latents).sample
-    scaled = sdxl.scale_latents(latents, pipeline.vae.config)
+    scaled = scale_latents(latents, pipeline.vae.config)
     decoded = []
     decode = pipeline.vae.decode
     pipeline.vae.decode = lambda given, **options: decoded.append(given) or decode(given, **options)  # type: ignore
@@ -138,9 +140,18 @@ def test_latents_are_what_the_pipeline_decodes(base: Checkpoint, statistics: dic
 
 def test_scaled_latents_by_hand() -> None:
     latents = torch.full((1, 4, 1, 1), 2.0)
-    assert sdxl.scale_latents(latents, {"scaling_factor": 0.13025}).flatten().tolist() == pytest.approx([0.2605] * 4)
-    by_channel = sdxl.scale_latents(latents, {"scaling_factor": 0.5, **STATISTICS}).flatten().tolist()
+    assert scale_latents(latents, {"scaling_factor": 0.13025}).flatten().tolist() == pytest.approx([0.2605] * 4)
+    by_channel = scale_latents(latents, {"scaling_factor": 0.5, **STATISTICS}).flatten().tolist()
     assert by_channel == [1.5, 0.75, 0.0, 1.0]
+    shifted = scale_latents(latents, {"scaling_factor": 1.5305, "shift_factor": 0.0609}).flatten().tolist()
+    assert shifted == pytest.approx([1.5305 * 1.9391] * 4)
+
+
+@pytest.mark.parametrize("config", [{}, {"shift_factor": 0.1}, STATISTICS, {**STATISTICS, "shift_factor": 0.1}])
+def test_unscaling_is_the_way_back(config: dict[str, object]) -> None:
+    latents = normal(2, 4, 8, 8)
+    config = {"scaling_factor": 0.13, **config}
+    torch.testing.assert_close(unscale_latents(scale_latents(latents, config), config), latents, rtol=1e-4, atol=1e-5)
 
 
 def test_pictures_are_encoded_from_minus_1_to_1_with_their_own_draws(base: Checkpoint) -> None:
@@ -179,20 +190,17 @@ def test_the_hash_of_weights_sees_values_shapes_and_types() -> None:
     assert weights_hash(layer) != first
 
 
+OPTIONS: dict[str, Any] = {"resolution": SIZE, "seeds": [7, 8, 9], "steps": 2, "guidance_scale": 4.0, "batch_size": 2}
+
+
 def test_samples_are_those_of_the_stock_pipeline(base: Checkpoint) -> None:
     encoder = sdxl.load_encoder(base, CPU)
     network = sdxl.load_network(base, torch.float32)
     decoder = sdxl.load_decoder(base, network, CPU)
-    pictures = sdxl.sample(
-        decoder,
-        encoder.encode_prompts(["red cat", "a dog", "two cats"]),
-        sdxl.empty_prompt(base, encoder),
-        resolution=SIZE,
-        seeds=[7, 8, 9],
-        steps=2,
-        guidance_scale=4.0,
-        batch_size=2,
-    )
+    given = decoder, encoder.encode_prompts(["red cat", "a dog", "two cats"]), sdxl.empty_prompt(base, encoder)
+    pictures = sdxl.sample(*given, **OPTIONS)
+    decoded = sdxl.decode(decoder, sdxl.sample_latents(*given, **OPTIONS)[:2])
+    assert [p.tobytes() for p in decoded] == [p.tobytes() for p in pictures[:2]]
     pipeline = stock(base)
     for place, prompt in enumerate(["red cat", "a dog", "two cats"]):
         generator = torch.Generator().manual_seed(7 + place)
@@ -201,3 +209,15 @@ def test_samples_are_those_of_the_stock_pipeline(base: Checkpoint) -> None:
         levels = torch.tensor(list(expected.tobytes())) - torch.tensor(list(pictures[place].tobytes()))
         # Batches of two and of one round differently.
         assert levels.abs().max() <= 1
+
+
+def test_a_half_precision_network_is_decoded_in_float32(base: Checkpoint) -> None:
+    """The autoencoder stays in float32 whatever the network and the caller's autocast are."""
+    encoder, network = sdxl.load_encoder(base, CPU), sdxl.load_network(base, torch.bfloat16)
+    decoder = sdxl.load_decoder(base, network, CPU)
+    given = decoder, encoder.encode_prompts(["red cat", "a dog", "two cats"]), sdxl.empty_prompt(base, encoder)
+    latents = sdxl.sample_latents(*given, **OPTIONS)
+    assert latents.dtype == torch.bfloat16 and len(sdxl.sample(*given, **OPTIONS)) == 3
+    plain = sdxl.decode(decoder, latents)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert [p.tobytes() for p in sdxl.decode(decoder, latents)] == [p.tobytes() for p in plain]

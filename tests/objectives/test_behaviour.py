@@ -66,6 +66,42 @@ def test_extremes_are_finite(name: str, size: float) -> None:
 
 
 @every_objective
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_scores_cost_nothing(name: str, dtype: torch.dtype) -> None:
+    # In the scores' own type 5000 would be 4992 (bfloat16), or a margin of 1e5 infinite (float16).
+    objective, errors = make(name), small(torch.float32)
+    loss = objective(errors, SCORES.to(dtype))
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, objective(errors, SCORES.float()), rtol=1e-6, atol=0)
+
+
+@every_objective
+def test_half_precision_errors_are_finite(name: str) -> None:
+    policy = torch.tensor([[0.1, 0.2], [3e4, 0.0], [0.0, 3e4]], dtype=torch.bfloat16, requires_grad=True)
+    loss = make(name)(Errors(policy, torch.zeros(3, 2, dtype=torch.bfloat16)), SCORES.bfloat16())
+    assert loss.isfinite().all()
+    assert torch.autograd.grad(loss.sum(), policy)[0].isfinite().all()
+
+
+@every_objective
+def test_changes_nothing_that_it_is_given(name: str) -> None:
+    errors, scores = small(), SCORES.clone()
+    before = errors.policy.detach().clone(), errors.reference.clone()
+    make(name)(errors, scores)
+    assert torch.equal(errors.policy, before[0]) and torch.equal(errors.reference, before[1])
+    assert torch.equal(scores, SCORES)
+
+
+@every_objective
+def test_says_what_its_groups_and_scores_are(name: str) -> None:
+    objective = make(name)
+    assert objective.candidates in ("pairs", "lists", "real_fake")  # type: ignore[attr-defined]
+    assert objective.scaling in ("none", "min_max", "win_fraction")  # type: ignore[attr-defined]
+    fields = {field.name for field in dataclasses.fields(objective)}  # type: ignore[arg-type]
+    assert not fields & {"candidates", "scaling"}, "they belong to the method; they are no settings"
+
+
+@every_objective
 def test_pulls_towards_the_better_and_away_from_the_worse(name: str) -> None:
     errors = small()
     gradient = torch.autograd.grad(make(name)(errors, SCORES).sum(), errors.policy)[0]
@@ -79,8 +115,9 @@ def test_gradient_is_that_of_finite_differences(name: str) -> None:
     # In units of 1e-4, where training happens, so that a step of 1e-6 is small whatever beta is.
     objective, at = make(name), torch.tensor([[2.0, -1.0], [1.0, 3.0], [0.5, 0.2]], dtype=torch.float64)
     reference = torch.full_like(at, 0.1)
+    # D3PO's beta is 0.1 and its slopes 5e-6 in these units, so the tolerance has to be below that.
     assert torch.autograd.gradcheck(
-        lambda x: objective(Errors(reference - 1e-4 * x, reference), SCORES), (at.requires_grad_(),)
+        lambda x: objective(Errors(reference - 1e-4 * x, reference), SCORES), (at.requires_grad_(),), atol=1e-8
     )
 
 

@@ -1,0 +1,363 @@
+"""The EDM family against its pipeline, diffusers and closed forms: path, times, classes, pictures."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import EDMEulerScheduler, UNet2DModel
+from PIL import Image
+from torch import Tensor
+
+from diffpref.backbones import Checkpoint, Encoder, Family, Times, edm, find_family
+from diffpref.data.cache import TensorStore
+from diffpref.data.encode import Framing, encode_preferences, to_square
+from diffpref.data.rows import Preferences
+from diffpref.data.sources import as_pairs, read_preferences
+from diffpref.errors import compare
+from diffpref.pipelines.edm import EDMPipeline
+from diffpref.probe import forward_probe
+from diffpref.transition import sample_chain
+from diffpref.types import Backbone
+from tests.small_edm import PATCH, SIGMA_DATA, SIZE, save_pipeline, small_unet
+
+CPU = torch.device("cpu")
+Make = Callable[..., Checkpoint]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """A pipeline with these settings, made once for each."""
+    made: dict[str, Path] = {}
+
+    def make(**settings: object) -> Checkpoint:
+        key = repr(sorted(settings.items()))
+        if key not in made:
+            made[key] = save_pipeline(tmp_path_factory.mktemp("edm"), **settings)  # type: ignore[arg-type]
+        return Checkpoint(str(made[key]))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def grey(make: Make) -> Checkpoint:
+    return make()
+
+
+@pytest.fixture(scope="module")
+def unconditional(make: Make) -> Checkpoint:
+    return make(classes=None)
+
+
+def stock(checkpoint: Checkpoint) -> EDMPipeline:
+    pipeline = EDMPipeline.from_pretrained(checkpoint.source)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_the_module_is_a_family(grey: Checkpoint) -> None:
+    assert find_family(grey) is edm
+    assert isinstance(edm, Family)
+
+
+# The path and its times.
+
+
+def test_the_path_adds_noise_as_the_scheduler_does(grey: Checkpoint) -> None:
+    path, scheduler = edm.load_path(grey), EDMEulerScheduler(sigma_data=SIGMA_DATA)
+    x0, eps = normal(3, 4, 8, 8), normal(3, 4, 8, 8, seed=1)
+    scheduler.set_timesteps(7)
+    steps = torch.tensor([0, 3, 6])
+    torch.testing.assert_close(
+        path.noise(x0, eps, scheduler.sigmas[steps]), scheduler.add_noise(x0, eps, scheduler.timesteps[steps])
+    )
+    assert torch.equal(path.target(x0, eps, torch.ones(3)), x0)
+    assert path.schedule.sigma_data == SIGMA_DATA
+
+
+def test_a_scheduler_with_another_preconditioning_is_refused(grey: Checkpoint, tmp_path: Path) -> None:
+    EDMEulerScheduler(prediction_type="v_prediction").save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(ValueError, match="prediction_type must be epsilon for EDM, got v_prediction"):
+        edm.load_path(Checkpoint(str(tmp_path)))
+
+
+def test_sigma_is_log_normal(grey: Checkpoint) -> None:
+    times, path = edm.resolve_times(grey, Times(p_std=0.8)), edm.load_path(grey)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([edm.draw_t(path, times, generator) for _ in range(20_000)]).double()
+    # Quantiles of N(0, 1); sigma_data 0.7 moves the mean by ln 1.4 from the paper's -1.2.
+    mean = -1.2 + math.log(1.4)
+    for probability, z in ((0.05, -1.6449), (0.25, -0.6745), (0.5, 0.0), (0.75, 0.6745), (0.95, 1.6449)):
+        # The standard error of the outer quantiles of 20 000 draws is 0.015.
+        assert (drawn.quantile(probability).log() - mean) / 0.8 == pytest.approx(z, abs=0.06)
+
+
+def test_times_are_resolved(make: Make, grey: Checkpoint) -> None:
+    assert edm.resolve_times(make(sigma_data=0.5), Times()) == Times("log_normal", p_mean=-1.2, p_std=1.2)
+    # A value of the user's own stays.
+    assert edm.resolve_times(grey, Times("log_normal", p_mean=-0.4, p_std=1.0)).p_mean == -0.4
+    for density in ("uniform", "logit_normal"):
+        with pytest.raises(ValueError, match=f"timestep_density {density} is not for EDM.* use log_normal"):
+            edm.resolve_times(grey, Times(density))
+    with pytest.raises(ValueError, match="p_std must be 0 or above, got -1"):
+        edm.resolve_times(grey, Times(p_std=-1.0))
+
+
+def test_chains_fall_along_the_samplers_levels(make: Make) -> None:
+    path = edm.load_path(make(sigma_max=50.0, sigma_min=0.01))
+    scheduler = EDMEulerScheduler(sigma_max=50.0, sigma_min=0.01)
+    scheduler.set_timesteps(6)
+    times = edm.chain_times(path, 5)
+    assert times.dtype == torch.float32
+    torch.testing.assert_close(times, scheduler.sigmas[:-1])
+
+
+def test_time_fraction_is_the_noises_share() -> None:
+    assert edm.time_fraction(torch.tensor([0.25, 1.0, 99.0])).tolist() == pytest.approx([0.2, 0.5, 0.99])
+
+
+# The backbone.
+
+
+def test_the_backbone_is_the_denoiser_whatever_carries_the_labels(grey: Checkpoint) -> None:
+    network = edm.load_network(grey, torch.float32).eval()
+    backbone = edm.backbone(network, edm.load_path(grey))
+    assert isinstance(backbone, Backbone)
+    x, sigma, labels = normal(3, 4, 8, 8), torch.tensor([0.05, 1.0, 40.0]), torch.tensor([0, 2, 3])
+    scheduler = EDMEulerScheduler(sigma_data=SIGMA_DATA)
+    with torch.no_grad():
+        predicted = backbone(x, sigma, {"labels": labels})
+        s = sigma.view(-1, 1, 1, 1)
+        inner = network(scheduler.precondition_inputs(x, s), sigma.log() / 4, class_labels=labels).sample
+        torch.testing.assert_close(predicted, scheduler.precondition_outputs(x, inner, s))
+        for carrier in (labels.half().float(), labels.float() - 0.01):
+            assert torch.equal(backbone(x, sigma, {"labels": carrier}), predicted)
+        assert not torch.allclose(backbone(x, sigma, {"labels": labels.flip(0)})[0], predicted[0], atol=1e-4)
+
+
+def test_the_backbone_of_an_unconditional_network_ignores_labels(unconditional: Checkpoint) -> None:
+    backbone = edm.backbone(edm.load_network(unconditional, torch.float32), edm.load_path(unconditional))
+    x, sigma = normal(2, 4, 8, 8), torch.tensor([0.1, 10.0])
+    with torch.no_grad():
+        first = backbone(x, sigma, {"labels": torch.zeros(2)})
+        assert first.shape == x.shape and torch.equal(first, backbone(x, sigma, {"labels": torch.ones(2)}))
+
+
+def test_the_backbone_over_a_wrapped_network(grey: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with several processes: the wrapper calls the network, but has no config."""
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self, module: torch.nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, *inputs: Tensor, **options: object) -> object:
+            return self.module(*inputs, **options)
+
+    network, path = edm.load_network(grey, torch.float32), edm.load_path(grey)
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", Wrapper)
+    x, sigma, cond = normal(1, 4, 8, 8), torch.tensor([2.0]), {"labels": torch.tensor([1])}
+    with torch.no_grad():
+        wrapped = edm.backbone(Wrapper(network), path)(x, sigma, cond)
+        assert torch.equal(wrapped, edm.backbone(network, path)(x, sigma, cond))
+
+
+def test_a_chain_runs_on_the_path(grey: Checkpoint) -> None:
+    backbone = edm.backbone(edm.load_network(grey, torch.float32), edm.load_path(grey))
+    times = edm.chain_times(backbone.path, 3)
+    chain = sample_chain(backbone, 80 * normal(2, 4, 8, 8), times, {"labels": torch.tensor([0, 1])}, rule=edm.STEP)
+    assert chain.latents.shape == (4, 2, 4, 8, 8) and chain.latents.isfinite().all()
+    assert chain.log_density.isfinite().all()
+
+
+# Prompts and pictures.
+
+
+def test_prompts_are_classes(grey: Checkpoint) -> None:
+    encoder = edm.load_encoder(grey, CPU)
+    assert isinstance(encoder, Encoder)
+    prompts = ["trouser", "ankle boot", " BAG ", "0", "2", ""]
+    labels = encoder.encode_prompts(prompts)["labels"]
+    assert labels.dtype == torch.int64 and labels.tolist() == [0, 1, 2, 0, 2, 3]
+    empty = edm.empty_prompt(grey, encoder)
+    assert empty["labels"].tolist() == [3]
+    assert edm.group_cond({"labels": labels}, SIZE) == {"labels": labels}
+
+
+@pytest.mark.parametrize("prompt", ["a cat", "3", "-1", "1.0", "²"])
+def test_an_unknown_class_is_named_with_the_known(grey: Checkpoint, prompt: str) -> None:
+    known = "give a number from 0 to 2, or one of trouser, Ankle boot, bag; empty for no class"
+    with pytest.raises(ValueError, match=f"prompt '{prompt}' is no class of this model: {known}"):
+        edm.load_encoder(grey, CPU).encode_prompts(["bag", prompt])
+
+
+def test_names_that_are_numbers_come_first() -> None:
+    assert edm.find_class("7", 4, ["7", "1", "0"]) == 0 and edm.find_class("2", 4, ["7", "1", "0"]) == 2
+
+
+def test_many_names_are_not_all_listed() -> None:
+    names = [f"class {place}" for place in range(100)]
+    with pytest.raises(ValueError, match="from 0 to 99, or one of class 0, .*, class 19 and 80 more;"):
+        edm.find_class("x", 101, names)
+    with pytest.raises(ValueError, match="give a number from 0 to 99; empty"):
+        edm.find_class("class 1", 101, None)
+
+
+def test_an_unconditional_network_has_empty_prompts_alone(unconditional: Checkpoint) -> None:
+    encoder = edm.load_encoder(unconditional, CPU)
+    assert encoder.encode_prompts(["", " "])["labels"].tolist() == [0, 0]
+    assert edm.empty_prompt(unconditional, encoder)["labels"].tolist() == [0]
+    with pytest.raises(ValueError, match="prompt 'bag': this model has no classes, so that every prompt must be empty"):
+        encoder.encode_prompts(["bag"])
+
+
+def test_more_labels_than_the_cache_can_keep(tmp_path: Path) -> None:
+    config = dict(small_unet().config) | {"num_class_embeds": 2050, "_class_name": "UNet2DModel"}
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "EDMPipeline", "patch_size": PATCH}))
+    with pytest.raises(ValueError, match="has 2050 labels; at most 2049 are supported"):
+        edm.load_encoder(Checkpoint(str(tmp_path)), CPU)
+    everything = torch.arange(edm.MOST_LABELS)
+    assert torch.equal(everything.half().float().long(), everything)
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_pictures_go_in_and_out_unchanged(make: Make, channels: int, mode: str) -> None:
+    checkpoint = make(channels=channels)
+    encoder = edm.load_encoder(checkpoint, CPU)
+    shape = (SIZE, SIZE) if channels == 1 else (SIZE, SIZE, 3)
+    levels = torch.randint(256, (3, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pictures = [Image.fromarray(one.numpy()) for one in levels]
+    squares = torch.stack([to_square(picture.convert("RGB"), SIZE, (0.5, 0.5)) for picture in pictures])
+    encoded = encoder.encode_pictures(squares, [])
+    assert encoded.shape == (3, channels * PATCH**2, SIZE // PATCH, SIZE // PATCH)
+    assert -1 <= encoded.min() < -0.99 and 0.99 < encoded.max() <= 1
+    decoder = edm.load_decoder(checkpoint, edm.load_network(checkpoint, torch.float32), CPU)
+    # Half precision keeps the 256 levels too: the cache does.
+    for carrier in (encoded, encoded.half().float()):
+        back = edm.decode(decoder, carrier)
+        assert [one.mode for one in back] == [mode] * 3
+        assert [one.tobytes() for one in back] == [one.tobytes() for one in pictures]
+
+
+def test_the_first_patch_is_the_first_square(grey: Checkpoint) -> None:
+    ramp = torch.arange(SIZE * SIZE).view(1, 1, SIZE, SIZE).expand(1, 3, SIZE, SIZE) / (SIZE * SIZE)
+    encoded = edm.load_encoder(grey, CPU).encode_pictures(ramp, [])
+    assert (encoded[0, :, 0, 0] * SIZE * SIZE).tolist() == pytest.approx([0, 1, SIZE, SIZE + 1], abs=1e-4)
+
+
+def test_grey_is_the_mean_of_the_channels(grey: Checkpoint) -> None:
+    colours = torch.tensor([1.0, 0.5, -0.75]).view(1, 3, 1, 1).expand(1, 3, SIZE, SIZE)
+    encoded = edm.load_encoder(grey, CPU).encode_pictures(colours, [])
+    torch.testing.assert_close(encoded, torch.full_like(encoded, 0.25))
+
+
+def test_pictures_of_another_size_are_refused(grey: Checkpoint) -> None:
+    message = "this model's pictures are 16 x 16 pixels, not 32 x 32: set resolution: 16"
+    with pytest.raises(ValueError, match=message):
+        edm.load_encoder(grey, CPU).encode_pictures(torch.zeros(1, 3, 32, 32), [])
+    decoder = edm.load_decoder(grey, edm.load_network(grey, torch.float32), CPU)
+    with pytest.raises(ValueError, match=message):
+        draw(decoder, torch.tensor([0]), resolution=32)
+
+
+def test_the_identity_names_all_that_encoding_depends_on(make: Make, grey: Checkpoint) -> None:
+    others = [make(channels=3), make(classes=None), make(classes=("bag", "Ankle boot", "trouser"))]
+    names = [edm.load_encoder(checkpoint, CPU).identity for checkpoint in (grey, *others)]
+    assert len(set(names)) == 4
+    # No weights take part.
+    assert edm.load_encoder(make(seed=1), CPU).identity == names[0]
+
+
+def save_rows(folder: Path) -> Preferences:
+    lines = []
+    for place, prompt in enumerate(["bag", "1", "trouser"]):
+        names = {side: f"{side}-{place}.png" for side in ("chosen", "rejected")}
+        for side, name in names.items():
+            Image.new("L", (SIZE, SIZE), 40 * place + (120 if side == "chosen" else 0)).save(folder / name)
+        lines.append(json.dumps({"prompt": prompt, **names}))
+    (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    return as_pairs(read_preferences(str(folder / "pairs.jsonl")))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_classes_survive_the_cache_and_equal_models_agree(grey: Checkpoint, tmp_path: Path, dtype: str) -> None:
+    encoder, store = edm.load_encoder(grey, CPU), TensorStore(tmp_path / "cache")
+    empty = edm.empty_prompt(grey, encoder)
+    rows = save_rows(tmp_path)
+    data = encode_preferences(rows, encoder, store, Framing(SIZE), dtype=dtype, empty=empty)
+    candidates = data.candidates([0, 1, 2], [False] * 3, [False, False, True])
+    assert candidates.cond["labels"].tolist() == [2, 1, 3]
+    network, path = edm.load_network(grey, torch.float32), edm.load_path(grey)
+    policy, reference = edm.backbone(network, path), edm.backbone(edm.load_network(grey, torch.float32), path)
+    cond = edm.group_cond(candidates.cond, SIZE)
+    x0 = candidates.x0
+    errors = compare(policy, reference, forward_probe(path, x0, torch.tensor([0.1, 1.0, 9.0]), normal(*x0.shape), cond))
+    assert not errors.log_ratio.any() and errors.policy.min() > 0
+
+
+# Sampling.
+
+
+def draw(decoder: EDMPipeline, labels: Tensor, **changes: object) -> list:
+    options = {"resolution": SIZE, "steps": 3, "guidance_scale": 2.0, "batch_size": 2}
+    options |= {"seeds": list(range(7, 7 + len(labels)))}
+    return edm.sample(decoder, {"labels": labels}, {"labels": torch.tensor([3])}, **{**options, **changes})
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_samples_are_those_of_the_stock_pipeline(grey: Checkpoint, scale: float) -> None:
+    decoder = edm.load_decoder(grey, edm.load_network(grey, torch.float32), CPU)
+    # As the cache hands them out.
+    pictures = draw(decoder, torch.tensor([0.0, 2.0, 3.0]), guidance_scale=scale)
+    pipeline = stock(grey)
+    for place, label in enumerate([0, 2, 3]):
+        generator = torch.Generator().manual_seed(7 + place)
+        (expected,) = pipeline(
+            class_labels=[label], num_inference_steps=3, guidance_scale=scale, generator=generator
+        ).images
+        levels = torch.tensor(list(expected.tobytes())) - torch.tensor(list(pictures[place].tobytes()))
+        # Batches of two and of one round differently.
+        assert levels.abs().max() <= 1
+    assert pictures[0].mode == "L"
+
+
+def test_samples_use_the_given_network(grey: Checkpoint) -> None:
+    network: UNet2DModel = small_unet(seed=5)
+    decoder = edm.load_decoder(grey, network, CPU)
+    assert decoder.unet is network
+    before = draw(decoder, torch.tensor([0]))[0].tobytes()
+    with torch.no_grad():
+        network.conv_out.weight.mul_(2)
+    assert draw(decoder, torch.tensor([0]))[0].tobytes() != before
+
+
+def test_latents_decode_to_the_samples(grey: Checkpoint) -> None:
+    decoder = edm.load_decoder(grey, edm.load_network(grey, torch.float32), CPU)
+    labels = torch.tensor([0, 1, 2])
+    options = {"resolution": SIZE, "seeds": [7, 8, 9], "steps": 3, "guidance_scale": 2.0, "batch_size": 2}
+    latents = edm.sample_latents(decoder, {"labels": labels}, {"labels": torch.tensor([3])}, **options)
+    assert latents.shape == (3, PATCH**2, SIZE // PATCH, SIZE // PATCH)
+    decoded = [picture.tobytes() for picture in edm.decode(decoder, latents)]
+    assert decoded == [picture.tobytes() for picture in draw(decoder, labels)]
+
+
+def test_an_unconditional_network_samples(unconditional: Checkpoint) -> None:
+    decoder = edm.load_decoder(unconditional, edm.load_network(unconditional, torch.float32), CPU)
+    pictures = draw(decoder, torch.zeros(3), batch_size=3)
+    generators = [torch.Generator().manual_seed(seed) for seed in (7, 8, 9)]
+    expected = stock(unconditional)(3, num_inference_steps=3, generator=generators).images
+    assert [picture.tobytes() for picture in pictures] == [picture.tobytes() for picture in expected]
+
+
+def test_lora_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="EDM is trained as a whole, without LoRA: set adapter: full"):
+        edm.save_lora(small_unet(), tmp_path)
+    assert not edm.LORA_TARGETS
