@@ -125,6 +125,8 @@ class Adapter:
     """Rank of the LoRA matrices; alpha equals it, so the effective scale is 1."""
     lora_target_modules: tuple[str, ...] = ()
     """Names of the layers that get LoRA; by default the attention projections of the backbone."""
+    adapter_weights: Path | None = None
+    """Start from this LoRA: a pytorch_lora_weights.safetensors of a run with the same rank and layers."""
     use_ema: bool = False
     """Keep an exponential moving average of the trained weights; samples and the output are the average's."""
     ema_decay: float = 0.999

@@ -11,10 +11,10 @@ def main(arguments: list[str]) -> int:
     from diffpref.backbones import quiet_libraries
 
     quiet_libraries()
-    from diffpref.training.loop import train
+    from diffpref.rounds import run
 
-    folder = train(config)
-    print(f"done: {folder / 'report.html'}")
+    folder = run(config)
+    print(f"done: {folder / 'report.html' if (folder / 'report.html').is_file() else folder}")
     return 0
 
 

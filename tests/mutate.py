@@ -252,7 +252,6 @@ MUTANTS = [
     (PATH, "torch.where(nearer_below, below, above)", "above"),
     (PATH, "torch.where(nearer_below, below, above)", "below"),
     (PATH, "above.clamp(max=len(shares) - 1)", "above"),
-    (PATH, "share.to(shares.dtype).contiguous()", "share.contiguous()"),
     (PATH, "share / (1 - share)", "share / (1 + share)"),
     (PATH, "last=len(table) - 1", "last=len(table)"),
     (PATH, "last=1.0", "last=0.999"),

@@ -63,7 +63,7 @@ def main() -> None:
     def save(step: int) -> None:
         ema.store(parameters)
         ema.copy_to(parameters)
-        EDMPipeline(unet, scheduler, PATCH).save_pretrained(args.output)
+        EDMPipeline(unet, scheduler, PATCH, fashion.CLASSES).save_pretrained(args.output)
         (args.output / "pretraining.json").write_text(json.dumps({"pictures": step * args.batch}) + "\n")
         ema.restore(parameters)
 

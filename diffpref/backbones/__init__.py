@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from diffpref.path import GaussianPath
@@ -112,9 +113,18 @@ class Family(Protocol):
 
     def decode(self, decoder: Any, latents: Tensor) -> list[Any]: ...
 
+    def latent_shape(self, decoder: Any, resolution: int) -> tuple[int, ...]: ...
+
     def chain_times(self, path: GaussianPath, steps: int) -> Tensor: ...
 
+    def loss_weight(self, path: GaussianPath, t: Tensor) -> Tensor: ...
+
     def save_lora(self, network: torch.nn.Module, folder: Path) -> None: ...
+
+
+def unit_weight(path: GaussianPath, t: Float[Tensor, " b"] | Tensor) -> Float[Tensor, " b"]:
+    """The weight of squared errors at t where a backbone is trained without one."""
+    return torch.ones(t.shape, device=t.device)
 
 
 def quiet_libraries() -> None:

@@ -101,6 +101,14 @@ def draw_t(path: GaussianPath, times: Times, generator: torch.Generator) -> Tens
     return (times.p_mean + times.p_std * torch.randn((), generator=generator)).exp()
 
 
+def loss_weight(path: EDMPath, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2: the error of D as that of the network's own target.
+
+    Karras et al. 2022, table 1; without it the noisiest levels would decide alone."""
+    data = path.schedule.sigma_data
+    return (t.square() + data**2) / (t * data).square()
+
+
 def chain_times(path: EDMPath, steps: int) -> Tensor:
     """The levels of an on-policy chain of `steps` noisy steps: Karras' from sigma_max down to sigma_min."""
     return torch.tensor(path.schedule.levels(steps + 1))
@@ -233,6 +241,12 @@ def sample(
 def sample_latents(decoder: Any, prompts: Cond, empty: Cond, **options: Any) -> Float[Tensor, "n c h w"]:
     """What `sample` would decode, as the network sees it; the same options."""
     return torch.stack(sample(decoder, prompts, empty, output_type="latent", **options))
+
+
+def latent_shape(decoder: Any, resolution: int) -> tuple[int, ...]:
+    """Channels, height and width of one picture as the network sees it."""
+    config = decoder.unet.config
+    return config.in_channels, config.sample_size, config.sample_size
 
 
 def decode(decoder: Any, latents: Float[Tensor, "n c h w"]) -> list[Any]:

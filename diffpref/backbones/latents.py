@@ -97,6 +97,13 @@ def sample_latents(decoder: Any, prompts: Cond, empty: Cond, **options: Any) -> 
     return torch.stack(sample(decoder, prompts, empty, output_type="latent", **options))
 
 
+def latent_shape(decoder: Any, resolution: int) -> tuple[int, ...]:
+    """Channels, height and width of one picture's latent."""
+    network = decoder.unet if hasattr(decoder, "unet") else decoder.transformer
+    side = resolution // decoder.vae_scale_factor
+    return network.config.in_channels, side, side
+
+
 @torch.no_grad()
 def decode(decoder: Any, latents: Float[Tensor, "n c h w"]) -> list[Any]:
     """PIL pictures of latents in the network's units; in float32 also where the caller's autocast says otherwise."""

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.backbones import Checkpoint, Encoder, latents, unet, weights_hash
+from diffpref.backbones import Checkpoint, Encoder, latents, unet, unit_weight, weights_hash
 from diffpref.path import GaussianPath
 from diffpref.transition import Ancestral
 from diffpref.types import Cond
@@ -22,9 +22,10 @@ STEP = Ancestral()
 UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 load_network, load_path, save_lora = unet.load_network, unet.load_path, unet.save_lora
-resolve_times, draw_t = unet.resolve_times, unet.draw_t
+resolve_times, draw_t, loss_weight = unet.resolve_times, unet.draw_t, unit_weight
 chain_times, time_fraction = unet.chain_times, unet.time_fraction
 sample, sample_latents, decode = latents.sample, latents.sample_latents, latents.decode
+latent_shape = latents.latent_shape
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, St
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.backbones import Checkpoint, Encoder, Times, latents, weights_hash
+from diffpref.backbones import Checkpoint, Encoder, Times, latents, unit_weight, weights_hash
 from diffpref.backbones.lora import lora_metadata, lora_state
 from diffpref.path import GaussianPath, rectified_flow
 from diffpref.transition import FlowSDE
@@ -34,6 +34,8 @@ left, so its SNR is zero and its log has no value."""
 LONGEST_PROMPT = 512
 
 sample, sample_latents, decode = latents.sample, latents.sample_latents, latents.decode
+latent_shape = latents.latent_shape
+loss_weight = unit_weight
 
 
 def load_network(checkpoint: Checkpoint, dtype: torch.dtype) -> SD3Transformer2DModel:

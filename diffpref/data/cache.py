@@ -52,7 +52,7 @@ class TensorStore:
         folder.mkdir(parents=True, exist_ok=True)
         self._where: dict[str, dict[str, Path]] = {}
         self._open: dict[Path, safe_open] = {}
-        self._pending: dict[str, Tensor] = {}
+        self._pending: dict[str, dict[str, Tensor]] = {}
         self._pending_bytes = 0
         self.refresh()
 
@@ -75,10 +75,12 @@ class TensorStore:
         return self._open[shard]
 
     def __contains__(self, key: str) -> bool:
-        return key in self._where or any(full.startswith(f"{key}/") for full in self._pending)
+        return key in self._where or key in self._pending
 
     def get(self, key: str) -> dict[str, Tensor]:
-        """The tensors of a key that was flushed; KeyError where there is none."""
+        """The tensors of a key; KeyError where there is none."""
+        if key in self._pending:
+            return dict(self._pending[key])
         return {name: self._shard(shard).get_tensor(f"{key}/{name}") for name, shard in self._where[key].items()}
 
     def add(self, key: str, tensors: Mapping[str, Tensor]) -> None:
@@ -86,7 +88,7 @@ class TensorStore:
         for name, tensor in tensors.items():
             # A packed copy: a slice would be saved with its whole batch, and channels-last latents not at all.
             copied = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            self._pending[f"{key}/{name}"] = copied
+            self._pending.setdefault(key, {})[name] = copied
             self._pending_bytes += copied.numel() * copied.element_size()
         if self._pending_bytes >= SHARD_BYTES:
             self.flush()
@@ -97,10 +99,9 @@ class TensorStore:
             return
         shard = self.folder / f"{uuid.uuid4().hex}.safetensors"
         with atomic.replacing(shard) as temporary:
-            save_file(self._pending, temporary)
-        for full in self._pending:
-            key, part = full.split("/", 1)
-            self._where.setdefault(key, {})[part] = shard
+            save_file({f"{key}/{name}": t for key, parts in self._pending.items() for name, t in parts.items()}, temporary)
+        for key, parts in self._pending.items():
+            self._where.setdefault(key, {}).update(dict.fromkeys(parts, shard))
         self._pending, self._pending_bytes = {}, 0
 
     def missing(self, keys: Iterable[str]) -> list[str]:

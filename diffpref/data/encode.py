@@ -164,4 +164,9 @@ def _encode_prompts(texts: dict[str, str], encoder: Encoder, store: TensorStore,
     for _, batch in _batches(list(texts.items()), 16):
         encoded = encoder.encode_prompts([text for _, text in batch])
         for place, (key, _) in enumerate(batch):
-            store.add(key, {name: value[place].to(to_dtype(dtype)) for name, value in encoded.items()})
+            store.add(key, {name: _compact(value[place], dtype) for name, value in encoded.items()})
+
+
+def _compact(value: Tensor, dtype: str) -> Tensor:
+    """The tensor in the cache's dtype; integers, which are labels, stay as they are: bfloat16 has no 999."""
+    return value.to(to_dtype(dtype)) if value.is_floating_point() else value

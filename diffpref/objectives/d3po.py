@@ -24,8 +24,8 @@ class D3PO:
     above and the worse one's below, and so keeps the gradient back. "none" is the paper's eq. 14, which has no clip.
     """
 
-    candidates: ClassVar[str] = "pairs"
-    """What a group holds: a better and a worse picture, each with its sampler steps."""
+    candidates: ClassVar[str] = "chain_pairs"
+    """What a group holds: a sampler step of the better and of the worse of two chains."""
     scaling: ClassVar[str] = "none"
     """How rewards become scores: as they are, for only their order counts."""
 

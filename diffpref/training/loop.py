@@ -19,25 +19,35 @@ from tqdm.auto import tqdm
 
 from diffpref import atomic
 from diffpref.backbones import find_family
+from diffpref.backbones.guidance import guided
 from diffpref.config import TrainConfig
 from diffpref.errors import compare
-from diffpref.probe import forward_probe
 from diffpref.settings import to_mapping
 from diffpref.training import prepare
 from diffpref.training.checkpoint import State, check_identity, load_checkpoint, save_checkpoint
+from diffpref.training.comparison import build_prober
 from diffpref.training.environment import peak_memory_gib
 from diffpref.training.health import CollapseAlarm, pair_table, summarize
 from diffpref.training.optimizer import build_optimizer, build_schedule, effective_rate
 from diffpref.training.output import save_output
+from diffpref.training.prepare import Source
 from diffpref.training.report import write_report
-from diffpref.training.samples import draw_samples
-from diffpref.training.stream import batches
+from diffpref.training.samples import averaged, draw_samples
+from diffpref.training.stream import Drawing, batches
 
+Watch = Callable[[int, torch.nn.Module], None]
 POSTFIX = {"loss": "loss", "acc": "rewards/accuracies", "margin": "rewards/margins", "chosen": "error/chosen/ratio"}
 
 
-def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
+def train(
+    config: TrainConfig, *, source: Source | None = None, watch: Watch | None = None, say: Callable[[str], None] = print
+) -> Path:
     """Run the training that the settings describe, and return its output directory.
+
+    Args:
+        source: the groups to learn from, where they are no data set of the settings but, for instance, samples.
+        watch: called by the main process with the step and the network, its averaged weights in place, whenever
+            pictures are drawn: every `validation_steps` and at the end.
 
     Raises:
         ValueError: settings, data or a checkpoint that cannot work; before the first step, naming what and the remedy.
@@ -46,7 +56,9 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     run, settings = config.run, config.optimization
     resume = prepare.check_output(config)
     family = find_family(prepare.checkpoint_of(config))
-    rows = prepare.read_pairs(config)
+    prepare.check_family(config, family)
+    times = family.resolve_times(prepare.checkpoint_of(config), config.times)
+    source = source or prepare.Rows(prepare.read_rows(config))
     accelerator = Accelerator(
         mixed_precision=run.mixed_precision,
         log_with=trackers or None,  # type: ignore[arg-type]
@@ -56,9 +68,11 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     say_once = say if main else lambda line: None
     if run.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
-    say_once(rows.summary())
-    encoded = prepare.encode(config, family, accelerator, rows, say_once)
+    say_once(source.summary())
+    encoded = source.encode(config, family, accelerator, say_once)
     models = prepare.build_models(config, family, accelerator)
+    scale = config.comparison.train_guidance_scale
+    policy, reference = (guided(model, scale, encoded.empty) for model in (models.policy, models.reference))
     processes = accelerator.num_processes
     identity = prepare.identity(config, models, encoded.data, processes)
     if resume is not None:
@@ -92,13 +106,28 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
         accelerator.init_trackers(run.tracker_name, config=flat)
     log = MetricsLog(run.output_dir / "metrics.jsonl", first) if main else None
     accumulation = settings.gradient_accumulation_steps
-    stream = batches(
-        encoded.data,
+    drawing = Drawing(
         family,
         models.path,
+        times,
+        run.seed,
         flip=config.data.random_flip,
         empty=config.data.proportion_empty_prompts,
+        shared_noise=config.comparison.shared_noise,
+        repeats=config.comparison.stored_inversions,
+    )
+    prober = build_prober(
+        config.comparison,
+        family,
+        policy,
+        reference,
         seed=run.seed,
+        identity=json.dumps(identity, sort_keys=True),
+        store=run.output_dir / "inversions",
+    )
+    stream = batches(
+        encoded.data,
+        drawing,
         size=settings.train_batch_size,
         first_step=first,
         steps=settings.max_train_steps,
@@ -109,6 +138,11 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     def sample(step: int) -> None:
         if main and config.validation.validation_prompts:
             draw_samples(config, family, models.network, encoded, ema, parameters, accelerator, step)
+        if main and watch is not None:
+            with averaged(ema, parameters):
+                models.network.eval()
+                watch(step, models.network)
+                models.network.train()
         accelerator.wait_for_everyone()
 
     if first == 0:
@@ -120,10 +154,10 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
             batch = next(stream).to(accelerator.device)
             candidates = batch.candidates
             cond = family.group_cond(candidates.cond, config.data.resolution)
-            probe = forward_probe(models.path, candidates.x0, batch.t, batch.eps, cond)
             last = part == accumulation - 1
             with accelerator.autocast(), nullcontext() if last else accelerator.no_sync(models.prepared):
-                errors = compare(models.policy, models.reference, probe)
+                probe = prober(batch, cond)
+                errors = compare(policy, reference, probe)
                 loss = config.objective(errors, candidates.scores)
                 accelerator.backward(loss.mean() / accumulation)
             tables.append(
@@ -168,6 +202,7 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
                 )
             seen, clock = done, time.monotonic()
         if done % run.checkpointing_steps == 0:
+            prober.flush()
             # Groups that no summary has counted yet belong to the first summary after a resume.
             left: Any = accelerator.gather(torch.cat(tables)) if tables else torch.empty(0)
             if main:
@@ -178,6 +213,7 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
             sample(done)
             clock += time.monotonic() - paused
     bar.close()
+    prober.flush()
     accelerator.wait_for_everyone()
     if main:
         save_output(config, family, models.network, ema, parameters)

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -13,9 +14,20 @@ from diffpref.config import TrainConfig
 from diffpref.settings import to_mapping
 from diffpref.training.card import write_card
 from diffpref.training.environment import versions
+from diffpref.training.prepare import LORA_FILE
 from diffpref.training.samples import averaged
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
+
+def save_weights(folder: Path, family: Family, network: torch.nn.Module, adapter: str) -> None:
+    """Write the adapter as pytorch_lora_weights.safetensors, or the whole network's folder."""
+    if adapter == "lora":
+        with atomic.new_folder(folder / "lora.new") as new:
+            family.save_lora(network, new)
+        os.replace(folder / "lora.new" / LORA_FILE, folder / LORA_FILE)
+        (folder / "lora.new").rmdir()
+    else:
+        with atomic.new_folder(folder / family.COMPONENT) as new:
+            network.save_pretrained(new)  # type: ignore[operator]
 
 
 def save_output(
@@ -30,14 +42,7 @@ def save_output(
     With an average (EMA) it is the averaged weights that are written, as the diffusers scripts do."""
     folder = config.run.output_dir
     with averaged(ema, parameters):
-        if config.adapter.adapter == "lora":
-            with atomic.new_folder(folder / "lora.new") as new:
-                family.save_lora(network, new)
-            os.replace(folder / "lora.new" / LORA_FILE, folder / LORA_FILE)
-            (folder / "lora.new").rmdir()
-        else:
-            with atomic.new_folder(folder / family.COMPONENT) as new:
-                network.save_pretrained(new)  # type: ignore[operator]
+        save_weights(folder, family, network, config.adapter.adapter)
     flat = to_mapping(config)
     prompts = config.validation.validation_prompts
     write_card(

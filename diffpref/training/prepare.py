@@ -9,28 +9,36 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from diffpref import atomic
 from diffpref.backbones import Checkpoint, Encoder, Family, weights_hash
-from diffpref.backbones.lora import attach_lora
+from diffpref.backbones.lora import attach_lora, load_lora_state
 from diffpref.backbones.reference import AdapterOff, frozen_copy
 from diffpref.config import TrainConfig
 from diffpref.data.cache import TensorStore, require_space
+from diffpref.data.chains import EncodedChains
 from diffpref.data.check import check_rows
 from diffpref.data.encode import EncodedPreferences, Framing, encode_preferences
 from diffpref.data.rows import Preferences
+from diffpref.data.scoring import score
 from diffpref.data.sources import as_pairs, read_preferences
 from diffpref.path import GaussianPath
 from diffpref.settings import to_mapping
 from diffpref.training.checkpoint import find_checkpoint
+from diffpref.training.comparison import check_comparison
 from diffpref.training.environment import describe
 from diffpref.training.optimizer import check_optimizer
 from diffpref.training.trackers import check_trackers
 from diffpref.types import Backbone, Cond
 
+LORA_FILE = "pytorch_lora_weights.safetensors"
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 OUTPUTS = (
     "checkpoint-*",
@@ -41,6 +49,7 @@ OUTPUTS = (
     "evaluation.json",
     "*.safetensors",
     "unet",
+    "transformer",
 )
 
 
@@ -48,7 +57,11 @@ def checkpoint_of(config: TrainConfig) -> Checkpoint:
     """The base model that the settings name."""
     model = config.model
     return Checkpoint(
-        model.pretrained_model_name_or_path, model.revision, model.variant, model.pretrained_vae_model_name_or_path
+        model.pretrained_model_name_or_path,
+        model.revision,
+        model.variant,
+        model.pretrained_vae_model_name_or_path,
+        model.max_sequence_length,
     )
 
 
@@ -59,8 +72,15 @@ def check_settings(config: TrainConfig) -> list[str]:
         raise ValueError("dataset_name is empty: give a file, a folder or a data set on the hub.")
     if not 0 <= config.data.proportion_empty_prompts <= 1:
         raise ValueError(f"proportion_empty_prompts must be in [0, 1], got {config.data.proportion_empty_prompts}.")
-    if config.data.resolution < 8 or config.data.resolution % 8:
-        raise ValueError(f"resolution must be a multiple of 8, got {config.data.resolution}.")
+    check_comparison(config.comparison)
+    steps = candidates_of(config) == "chain_pairs"
+    if steps != (config.comparison.probe == "transition"):
+        name = type(config.objective).__name__
+        raise ValueError(
+            f"{name} learns from the steps of the model's own chains: set probe: transition."
+            if steps
+            else f"probe: transition is for D3PO's chains; {name} compares pictures: set probe: forward or inversion."
+        )
     counts = {
         "rank": config.adapter.rank,
         "checkpointing_steps": config.run.checkpointing_steps,
@@ -80,6 +100,45 @@ def check_settings(config: TrainConfig) -> list[str]:
     if config.run.mixed_precision == "fp16" and not torch.accelerator.is_available():
         raise ValueError("mixed_precision fp16 needs a GPU: use bf16 or no on this machine.")
     return check_trackers(config.run.report_to)
+
+
+def candidates_of(config: TrainConfig) -> str:
+    """What the objective's groups hold: pairs, lists, chain_pairs or real_fake; an objective of the user's, pairs."""
+    return getattr(config.objective, "candidates", "pairs")
+
+
+def check_family(config: TrainConfig, family: Family) -> None:
+    """Raise ValueError for settings that this backbone cannot work with."""
+    side = family.SIDE
+    if config.data.resolution < side or config.data.resolution % side:
+        raise ValueError(f"resolution must be a multiple of {side}, got {config.data.resolution}.")
+    targets = config.adapter.lora_target_modules or family.LORA_TARGETS
+    if config.adapter.adapter == "lora" and not targets:
+        raise ValueError("this backbone is trained as a whole, without LoRA: set adapter: full.")
+    if config.model.network_weights is not None:
+        network_weights(config.model.network_weights, family)
+
+
+def network_weights(folder: Path, family: Family) -> Path:
+    """The weight file of the trained network in a run's output folder; ValueError where it is missing."""
+    for place in (folder / family.COMPONENT, folder):
+        if (file := place / "diffusion_pytorch_model.safetensors").is_file():
+            return file
+    raise ValueError(
+        f"network_weights {folder} has no {family.COMPONENT}/diffusion_pytorch_model.safetensors: name the output "
+        "folder of a run with adapter: full."
+    )
+
+
+def adapter_state(file: Path, family: Family) -> dict[str, Tensor]:
+    """The tensors of a saved LoRA by peft's names; ValueError where the file cannot be read."""
+    file = file / LORA_FILE if file.is_dir() else file
+    try:
+        saved = load_file(file)
+    except (OSError, SafetensorError) as problem:
+        raise ValueError(f"adapter_weights {file} cannot be read ({problem}): name a {LORA_FILE}.") from None
+    prefix = f"{family.COMPONENT}."
+    return {name.removeprefix(prefix): tensor for name, tensor in saved.items()}
 
 
 def check_output(config: TrainConfig) -> Path | None:
@@ -127,8 +186,8 @@ def write_provenance(config: TrainConfig) -> None:
     atomic.write_json(folder / "environment.json", describe())
 
 
-def read_pairs(config: TrainConfig) -> Preferences:
-    """The checked rows of the data set, as pairs."""
+def read_rows(config: TrainConfig) -> Preferences:
+    """The checked rows of the data set, in the form and with the scores that the objective needs."""
     data = config.data
     pairs = [column.partition("=") for column in data.columns]
     if any(not separator for _, separator, _ in pairs):
@@ -140,17 +199,49 @@ def read_pairs(config: TrainConfig) -> Preferences:
         on_bad_row=data.on_bad_row,
         max_rows=data.max_train_samples,
     )
-    rows = as_pairs(rows, lists=data.lists)
-    return check_rows(rows, size_mismatch=data.size_mismatch, on_bad_row=data.on_bad_row)
+    if candidates_of(config) == "pairs":
+        rows = as_pairs(rows, lists=data.lists)
+    rows = check_rows(rows, size_mismatch=data.size_mismatch, on_bad_row=data.on_bad_row)
+    return score(rows, config.objective)
 
 
 @dataclass(frozen=True)
 class Encoded:
     """What is left of the encoders once they are out of memory."""
 
-    data: EncodedPreferences
+    data: EncodedPreferences | EncodedChains
     validation: Cond
     empty: Cond
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where a run's groups come from: read and checked when it is made, encoded when training asks."""
+
+    def summary(self) -> str:
+        """What was read, for people."""
+        ...
+
+    def encode(
+        self, config: TrainConfig, family: Family, accelerator: Accelerator, say: Callable[[str], None]
+    ) -> Encoded:
+        """The groups as tensors in a store."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Preferences that somebody gave: the source of every method that learns from a fixed data set."""
+
+    rows: Preferences
+
+    def summary(self) -> str:
+        return self.rows.summary()
+
+    def encode(
+        self, config: TrainConfig, family: Family, accelerator: Accelerator, say: Callable[[str], None]
+    ) -> Encoded:
+        return encode(config, family, accelerator, self.rows, say)
 
 
 def encode(
@@ -159,9 +250,7 @@ def encode(
     """Latents and prompts, from the cache or through the encoders, which are freed before this returns."""
     checkpoint, settings = checkpoint_of(config), config.data
     encoder: Encoder = family.load_encoder(checkpoint, accelerator.device)
-    empty = {name: value.cpu() for name, value in family.empty_prompt(checkpoint, encoder).items()}
-    prompts = config.validation.validation_prompts
-    validation = {name: value.cpu() for name, value in encoder.encode_prompts(prompts).items()} if prompts else {}
+    validation, empty = encode_fixed(config, family, encoder)
     store = TensorStore(settings.cache_dir or config.run.output_dir / "cache")
     framing = Framing(settings.resolution, settings.crop, settings.random_flip, config.run.seed)
 
@@ -182,10 +271,23 @@ def encode(
     accelerator.wait_for_everyone()
     store.refresh()
     del encoder
+    free_memory()
+    return Encoded(data, validation, empty)
+
+
+def encode_fixed(config: TrainConfig, family: Family, encoder: Encoder) -> tuple[Cond, Cond]:
+    """The validation prompts and the empty prompt."""
+    empty = {name: value.cpu() for name, value in family.empty_prompt(checkpoint_of(config), encoder).items()}
+    prompts = config.validation.validation_prompts
+    validation = {name: value.cpu() for name, value in encoder.encode_prompts(prompts).items()} if prompts else {}
+    return validation, empty
+
+
+def free_memory() -> None:
+    """Give back what deleted models held."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return Encoded(data, validation, empty)
 
 
 @dataclass(frozen=True)
@@ -200,25 +302,39 @@ class Models:
     base_hash: str
 
 
+def load_base(config: TrainConfig, family: Family, dtype: torch.dtype) -> torch.nn.Module:
+    """The network that training starts from, which is also the reference."""
+    network = family.load_network(checkpoint_of(config), dtype)
+    if config.model.network_weights is not None:
+        network.load_state_dict(load_file(network_weights(config.model.network_weights, family)))
+    return network
+
+
 def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) -> Models:
     """The network with its adapter or as a whole, and the reference beside it."""
-    checkpoint, settings = checkpoint_of(config), config.adapter
+    settings = config.adapter
     dtype = DTYPES[config.run.mixed_precision]
     lora = settings.adapter == "lora"
     # All weights are trained in float32: an update at a usual learning rate is below half a step of bfloat16.
-    network = family.load_network(checkpoint, dtype if lora else torch.float32).to(accelerator.device)
+    network = load_base(config, family, dtype if lora else torch.float32).to(accelerator.device)
     base_hash = weights_hash(network)
-    path = family.load_path(checkpoint)
+    path = family.load_path(checkpoint_of(config))
     copied = None if lora else frozen_copy(network, dtype)
     if lora:
         targets = settings.lora_target_modules or family.LORA_TARGETS
         attach_lora(network, settings.rank, targets, seed=config.run.seed)
+        if settings.adapter_weights is not None:
+            load_lora_state(network, adapter_state(settings.adapter_weights, family))
     if config.run.gradient_checkpointing:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
     if config.run.enable_xformers_memory_efficient_attention:
         for module in (network, copied):
             if module is not None:
                 module.enable_xformers_memory_efficient_attention()  # type: ignore[operator]
+    # Policy and reference must differ by what was learned alone.
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     network.train()
     prepared = accelerator.prepare_model(network)
     policy = family.backbone(prepared, path)
@@ -226,12 +342,13 @@ def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) 
     return Models(network, prepared, policy, reference, path, base_hash)
 
 
-def identity(config: TrainConfig, models: Models, data: EncodedPreferences, processes: int) -> dict[str, object]:
+def identity(config: TrainConfig, models: Models, data: EncodedPreferences | EncodedChains, processes: int) -> dict[str, object]:
     """What must be the same for a checkpoint to be continued exactly."""
     flat, batch = to_mapping(config), config.optimization
     keys = ("objective", *(f.name for f in dataclasses.fields(config.objective)))
     keys += ("adapter", "rank", "lora_target_modules", "optimizer", "seed", "use_ema")
     keys += ("proportion_empty_prompts", "random_flip")
+    keys += tuple(f.name for group in (config.comparison, config.times) for f in dataclasses.fields(group))
     effective = batch.train_batch_size * batch.gradient_accumulation_steps * processes
     return {
         **{key: flat[key] for key in keys if key in flat},

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from diffpref.backbones import Family
+from diffpref.backbones import Family, Times
+from diffpref.data.chains import EncodedChains
 from diffpref.data.encode import EncodedPreferences
 from diffpref.path import GaussianPath
 from diffpref.types import Candidates, Cond
@@ -38,54 +39,96 @@ def index_at(seed: int, position: int, count: int) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """Groups with the randomness of their probe: t in the path's unit, eps shared within each group."""
+    """Groups with the randomness of their probe: t in the path's unit, and noise for every candidate."""
 
     candidates: Candidates
     t: Tensor
     eps: Tensor
+    names: tuple[str, ...] = ()
+    """Equal names are equal groups at equal t, for what may be kept of them."""
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
-        c = self.candidates
-        cond: Cond = {name: value.to(device, non_blocking=True) for name, value in c.cond.items()}
-        moved = Candidates(c.x0.to(device, non_blocking=True), c.scores.to(device), cond)
-        return Batch(moved, self.t.to(device), self.eps.to(device, non_blocking=True))
+        return Batch(
+            _moved(self.candidates, device), self.t.to(device), self.eps.to(device, non_blocking=True), self.names
+        )
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """Stored sampler steps: candidates.x0 is the latent at t, x_s the one that was drawn at s below it."""
+
+    candidates: Candidates
+    t: Tensor
+    x_s: Tensor
+    s: Tensor
+
+    def to(self, device: torch.device) -> "StepBatch":
+        """The batch on a device."""
+        return StepBatch(
+            _moved(self.candidates, device), self.t.to(device), self.x_s.to(device, non_blocking=True), self.s.to(device)
+        )
+
+
+def _moved(c: Candidates, device: torch.device) -> Candidates:
+    cond: Cond = {name: value.to(device, non_blocking=True) for name, value in c.cond.items()}
+    return Candidates(c.x0.to(device, non_blocking=True), c.scores.to(device), cond)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How a group's randomness is drawn.
+
+    `repeats` 0 draws anew at every position of the run; n gives each group n draws that are used in turn."""
+
+    family: Family
+    path: GaussianPath
+    times: Times
+    seed: int
+    flip: bool = False
+    empty: float = 0.0
+    shared_noise: bool = True
+    repeats: int = 0
+
+    def place(self, position: int, count: int) -> tuple[object, ...]:
+        """What the draws of a position depend on, beside the seed."""
+        if not self.repeats:
+            return ("group", position)
+        return ("kept", index_at(self.seed, position, count), position // count % self.repeats)
 
 
 class _Stream(Dataset):
-    def __init__(
-        self, data: EncodedPreferences, family: Family, path: GaussianPath, flip: bool, empty: float, seed: int
-    ):
-        self.data, self.family, self.path = data, family, path
-        self.flip, self.empty, self.seed = flip, empty, seed
+    def __init__(self, data: EncodedPreferences | EncodedChains, drawing: Drawing):
+        self.data, self.drawing = data, drawing
 
-    def __getitem__(self, positions: Sequence[int]) -> Batch:  # type: ignore[override]
-        draws = [generator(self.seed, "group", position) for position in positions]
+    def __getitem__(self, positions: Sequence[int]) -> Batch | StepBatch:  # type: ignore[override]
+        data, how = self.data, self.drawing
+        indices = [index_at(how.seed, position, len(data)) for position in positions]
+        places = [how.place(position, len(data)) for position in positions]
+        draws = [generator(how.seed, *place) for place in places]
         coins = torch.stack([torch.rand(2, generator=draw) for draw in draws])
-        candidates = self.data.candidates(
-            [index_at(self.seed, position, len(self.data)) for position in positions],
-            [self.flip and bool(coin < 0.5) for coin in coins[:, 0]],
-            [bool(coin < self.empty) for coin in coins[:, 1]],
-        )
-        t = torch.stack([self.family.draw_t(self.path, draw) for draw in draws])
-        eps = torch.stack([torch.randn(candidates.x0.shape[2:], generator=draw) for draw in draws])
-        return Batch(candidates, t, eps[:, None].expand_as(candidates.x0).contiguous())
+        dropped = [bool(coin < how.empty) for coin in coins[:, 1]]
+        if isinstance(data, EncodedChains):
+            candidates, x_s, t, s = data.steps(indices, dropped)
+            return StepBatch(candidates, t, x_s, s)
+        candidates = data.candidates(indices, [how.flip and bool(coin < 0.5) for coin in coins[:, 0]], dropped)
+        t = torch.stack([how.family.draw_t(how.path, how.times, draw) for draw in draws])
+        shape = candidates.x0.shape[2:] if how.shared_noise else candidates.x0.shape[1:]
+        eps = torch.stack([torch.randn(shape, generator=draw) for draw in draws])
+        eps = eps[:, None].expand_as(candidates.x0).contiguous() if how.shared_noise else eps
+        return Batch(candidates, t, eps, tuple(repr((how.seed, *place)) for place in places))
 
 
 def batches(
-    data: EncodedPreferences,
-    family: Family,
-    path: GaussianPath,
+    data: EncodedPreferences | EncodedChains,
+    drawing: Drawing,
     *,
-    flip: bool,
-    empty: float,
-    seed: int,
     size: int,
     first_step: int,
     steps: int,
     accumulation: int,
     share: tuple[int, int],
-) -> Iterator[Batch]:
+) -> Iterator[Batch | StepBatch]:
     """This process's batches of steps first_step to steps - 1, `accumulation` for each step, read on demand."""
     rank, processes = share
 
@@ -95,6 +138,7 @@ def batches(
                 start = ((step * accumulation + part) * processes + rank) * size
                 yield list(range(start, start + size))
 
-    stream = _Stream(data, family, path, flip, empty, seed)
     # batch_size None: each item of the sampler is a list of positions, and the data set returns the whole batch.
-    return iter(DataLoader(stream, batch_size=None, sampler=positions(), collate_fn=lambda batch: batch))  # type: ignore[arg-type]
+    return iter(
+        DataLoader(_Stream(data, drawing), batch_size=None, sampler=positions(), collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+    )

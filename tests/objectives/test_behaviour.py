@@ -95,7 +95,7 @@ def test_changes_nothing_that_it_is_given(name: str) -> None:
 @every_objective
 def test_says_what_its_groups_and_scores_are(name: str) -> None:
     objective = make(name)
-    assert objective.candidates in ("pairs", "lists", "real_fake")  # type: ignore[attr-defined]
+    assert objective.candidates in ("pairs", "lists", "chain_pairs", "real_fake")  # type: ignore[attr-defined]
     assert objective.scaling in ("none", "min_max", "win_fraction")  # type: ignore[attr-defined]
     fields = {field.name for field in dataclasses.fields(objective)}  # type: ignore[arg-type]
     assert not fields & {"candidates", "scaling"}, "they belong to the method; they are no settings"
