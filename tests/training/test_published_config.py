@@ -1,14 +1,120 @@
-"""configs/sdxl/dpo.yaml, the real one, on a random small SDXL: only the base, the data and the sizes are replaced."""
+"""The configs as they are published: each is valid and says where it comes from; one trains a random small SDXL."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from diffpref.settings import from_mapping, from_yaml
+from diffpref.embedded import embedded
+from diffpref.objectives import DDO, DPO, D3PO, RankDPO, SmPO
+from diffpref.settings import from_mapping, from_yaml, to_mapping
 from diffpref.training.loop import train
+from diffpref.training.prepare import check_settings
 from tests.small_sdxl import SIZE, read_metrics, read_weights
 
-CONFIG = Path(__file__).parents[2] / "configs" / "sdxl" / "dpo.yaml"
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs" / "sdxl" / "dpo.yaml"
+BACKBONES = ("tiny-sdxl", "tiny-sd3", "tiny-edm", "sdxl", "sd3", "edm")
+CONFIGS = sorted(file for folder in BACKBONES for file in (ROOT / "configs" / folder).glob("*.yaml"))
+METHODS = {
+    "dpo": (DPO, "forward"),
+    "dpo-full": (DPO, "forward"),
+    "inpo": (DPO, "inversion"),
+    "smpo": (SmPO, "inversion"),
+    "rankdpo": (RankDPO, "forward"),
+    "d3po": (D3PO, "transition"),
+    "ddo": (DDO, "forward"),
+}
+"""The name of a config -> its objective and probe."""
+
+
+def _name(file: Path) -> str:
+    return f"{file.parent.name}/{file.stem}"
+
+
+each_config = pytest.mark.parametrize("file", CONFIGS, ids=_name)
+
+
+def test_every_config_is_looked_at() -> None:
+    found = {file for file in (ROOT / "configs").rglob("*.yaml") if file.parent.name != "accelerate"}
+    assert found == set(CONFIGS)
+    for backbone in ("tiny-sdxl", "tiny-sd3", "sdxl", "sd3"):
+        names = {file.stem for file in CONFIGS if file.parent.name == backbone}
+        assert set(METHODS) - {"dpo-full"} <= names
+
+
+@each_config
+def test_a_config_says_what_it_is(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    head = text[: text.index("\nobjective:")].splitlines()
+    assert len(head) >= 1 and all(line.startswith("#") for line in head)
+    if not file.parent.name.startswith("tiny-"):
+        assert re.search(r"arXiv \d{4}\.\d{5}|Salesforce", "\n".join(head)), "a paper or the official code"
+
+
+@each_config
+def test_a_config_survives_being_written_and_read(file: Path) -> None:
+    config = from_yaml(file)
+    written = yaml.safe_load(yaml.safe_dump(to_mapping(config)))
+    assert from_mapping(written, "the test") == config
+
+
+@each_config
+def test_a_config_can_start(file: Path) -> None:
+    # bf16 and none start on every machine, fp16 only where there is a GPU.
+    config = from_yaml(file)
+    assert config.run.mixed_precision != "fp16"
+    assert check_settings(config) == []
+
+
+@each_config
+def test_a_config_is_the_method_that_its_name_says(file: Path) -> None:
+    config = from_yaml(file)
+    objective, probe = METHODS[file.stem]
+    assert type(config.objective) is objective and config.comparison.probe == probe
+    # A field that another method reads would be lost on this one without a word.
+    lone = {"inversion": ("inversion_steps", "renoise", "stored_inversions"), "transition": ("train_guidance_scale",)}
+    given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert not [key for kind, keys in lone.items() if kind != probe for key in keys if key in given]
+    assert ("labels" in given) == (objective is D3PO)
+
+
+@each_config
+def test_what_a_config_names_in_the_repository_is_there(file: Path) -> None:
+    given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert given["output_dir"] == f"runs/{file.parent.name}-{file.stem}", "no two configs write into one folder"
+    texts = [value for value in given.values() if isinstance(value, str)]
+    for asset in (text for text in texts if text.startswith("assets/")):
+        assert embedded(asset).exists()
+    for example in (text.partition(":")[0] for text in texts if text.startswith("examples/")):
+        assert (ROOT / example).is_file()
+    tiny = file.parent.name.startswith("tiny-")
+    assert tiny == given["pretrained_model_name_or_path"].startswith("assets/")
+
+
+@each_config
+def test_published_numbers_stay_what_they_are(file: Path) -> None:
+    """The papers' and official codes' numbers that the comments name, where the backbone is not a toy."""
+    if file.parent.name.startswith("tiny-"):
+        return
+    config, name = from_yaml(file), file.stem
+    side, channels = {"sdxl": (128, 4), "sd3": (128, 16), "edm": (32, 3)}[file.parent.name]
+    if isinstance(config.objective, DDO):
+        # 0.01 to 0.1 on errors that are summed over the elements, up to the rounding of the comment.
+        assert 0.0095 <= config.objective.beta / (2 * channels * side**2) <= 0.1
+        assert 0.5 <= config.objective.alpha <= 6 and config.run.mixed_precision == "no"
+    elif isinstance(config.objective, D3PO):
+        assert (config.objective.beta, config.objective.clip) == (0.1, 0.1)
+        assert config.rounds.chain_steps == 20 and config.optimization.learning_rate == 3e-5
+        groups = config.rounds.prompts_per_round * config.rounds.chain_steps
+        batch = config.optimization.train_batch_size * config.optimization.gradient_accumulation_steps
+        assert groups == batch * config.optimization.max_train_steps, "a round is one pass over its pairs"
+    elif name in ("inpo", "smpo"):
+        assert config.objective.beta == 5000 and config.comparison.inversion_steps == 10
+        assert config.optimization.max_train_steps == {"inpo": 400, "smpo": 200}[name]
+        smpo = name == "smpo"
+        assert (config.comparison.renoise, config.comparison.average_estimates) == (int(smpo), smpo)
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
