@@ -10,8 +10,21 @@ from diffpref.embedded import embedded
 ROOT = Path(__file__).parent.parent
 
 
+EMBEDDED = (
+    "assets/tiny-sdxl",
+    "assets/tiny-sd3",
+    "assets/tiny-edm",
+    "assets/judge",
+    "assets/emoji-pairs",
+    "assets/emoji-lists",
+    "assets/emoji-reward",
+    "assets/fashion-classifier",
+    "configs",
+)
+
+
 @pytest.mark.parametrize(
-    "name", ["assets/tiny-sdxl/model_index.json", "assets/judge", "assets/emoji-pairs", "configs/tiny-sdxl/dpo.yaml"]
+    "name", [*EMBEDDED, "assets/tiny-sdxl/model_index.json", "assets/tiny-edm/unet", "configs/tiny-sdxl/dpo.yaml"]
 )
 def test_a_checkout_has_its_assets(name: str) -> None:
     assert embedded(name) == ROOT / name and embedded(name).exists()
@@ -36,5 +49,5 @@ def test_an_installed_package_looks_inside_itself(tmp_path: Path, monkeypatch: p
 
 def test_the_wheel_carries_what_is_asked_for() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    for name in ("assets/tiny-sdxl", "assets/judge", "assets/emoji-pairs", "configs"):
+    for name in EMBEDDED:
         assert f'"{name}" = "diffpref/_embedded/{name}"' in text

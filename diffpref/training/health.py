@@ -15,6 +15,7 @@ SATURATED = 5.0
 """A pair whose |margin| exceeds this has a gradient below 1 % of its maximum."""
 COLLAPSE = 1.1
 """Errors this many times the reference's, on chosen and rejected alike, ruin pictures."""
+DISCRIMINATED = 0.75
 COLUMNS = (
     "loss",
     "chosen",
@@ -59,12 +60,29 @@ def summarize(table: Tensor) -> dict[str, float]:
         policy, reference = column[f"{side}_policy"].mean(), column[f"{side}_reference"].mean()
         metrics[f"error/{side}/policy"], metrics[f"error/{side}/reference"] = policy, reference
         metrics[f"error/{side}/ratio"] = policy / reference
+    told = (column["chosen"] > 0).double() + (column["rejected"] < 0).double()
+    told += 0.5 * ((column["chosen"] == 0).double() + (column["rejected"] == 0).double())
+    metrics["rewards/discrimination"] = told.mean() / 2
     bucket = (column["t"] * BUCKETS).long().clamp(0, BUCKETS - 1)
     for index in range(BUCKETS):
         if (inside := bucket == index).any():
             low, high = 1000 * index // BUCKETS, 1000 * (index + 1) // BUCKETS - 1
             metrics[f"accuracy/t_{low:03d}_{high:03d}"] = correct[inside].mean()
     return {name: float(value) for name, value in metrics.items()}
+
+
+def saturation(metrics: dict[str, float]) -> str | None:
+    """What to do where DDO tells real from fake too easily, or None: a useful round stays between 0.6 and 0.75.
+
+    The share of pictures, real and fake each against zero, whose log-ratio has the right sign; 0.5 at step 0."""
+    told = metrics["rewards/discrimination"]
+    if told <= DISCRIMINATED:
+        return None
+    return (
+        f"Saturated: the policy tells {told:.0%} of real and fake pictures apart, more than a round should "
+        f"({DISCRIMINATED:.0%}); from here samples get worse. End the round earlier (max_train_steps), lower "
+        "learning_rate, or look for what else tells them apart: size, compression, mirroring."
+    )
 
 
 @dataclass

@@ -27,7 +27,7 @@ from diffpref.training import prepare
 from diffpref.training.checkpoint import State, check_identity, load_checkpoint, save_checkpoint
 from diffpref.training.comparison import build_prober
 from diffpref.training.environment import peak_memory_gib
-from diffpref.training.health import CollapseAlarm, pair_table, summarize
+from diffpref.training.health import CollapseAlarm, pair_table, saturation, summarize
 from diffpref.training.optimizer import build_optimizer, build_schedule, effective_rate
 from diffpref.training.output import save_output
 from diffpref.training.prepare import Source
@@ -94,7 +94,7 @@ def train(
     if accelerator.scaler is not None:
         parts["scaler"] = accelerator.scaler
     state = State(models.network, config.adapter.adapter, parts, ema)
-    alarm, tables = CollapseAlarm(), []
+    alarm, tables, real_fake = CollapseAlarm(), [], prepare.candidates_of(config) == "real_fake"
     first = 0
     if resume is not None:
         first, pending = load_checkpoint(resume, state)
@@ -189,7 +189,7 @@ def train(
                 "peak_memory_gib": peak_memory_gib(),
             }
             tables.clear()
-            trouble = alarm(metrics)
+            trouble = saturation(metrics) if real_fake else alarm(metrics)
             accelerator.log(metrics, step=done)
             bar.set_postfix({short: f"{metrics[name]:.3f}" for short, name in POSTFIX.items()}, refresh=False)
             if log is not None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffpref.training.health import COLUMNS, CollapseAlarm, pair_table, summarize
+from diffpref.training.health import COLUMNS, CollapseAlarm, pair_table, saturation, summarize
 from diffpref.types import Errors
 
 BETA = 10.0
@@ -163,3 +163,17 @@ def test_the_alarm_is_smoothed() -> None:
 def test_alarms_do_not_share_their_memory() -> None:
     CollapseAlarm()(ratios(9.0, 9.0))
     assert CollapseAlarm()(ratios(1.0, 1.0)) is None
+
+
+def test_discrimination_counts_real_above_and_fake_below_zero() -> None:
+    reference = torch.full((4, 2), 1.0)
+    # log-ratios of real and fake: right, right; right, wrong; wrong, wrong; none.
+    log_ratio = torch.tensor([[0.1, -0.1], [0.1, 0.2], [-0.1, 0.3], [0.0, 0.0]])
+    errors = Errors(policy=reference - 2 * log_ratio, reference=reference)
+    table = pair_table(errors, torch.tensor([[1.0, 0.0]] * 4), torch.zeros(4), torch.zeros(4), 1.0)
+    assert summarize(table)["rewards/discrimination"] == (1 + 0.5 + 0 + 0.5) / 4
+
+
+@pytest.mark.parametrize(("told", "warns"), [(0.5, False), (0.7, False), (0.75, False), (0.8, True)])
+def test_a_saturated_discriminator_is_named(told: float, warns: bool) -> None:
+    assert (saturation({"rewards/discrimination": told}) is not None) == warns

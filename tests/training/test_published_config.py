@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from diffpref.embedded import embedded
-from diffpref.objectives import DDO, DPO, D3PO, RankDPO, SmPO
+from diffpref.objectives import D3PO, DDO, DPO, RankDPO, SmPO
 from diffpref.settings import from_mapping, from_yaml, to_mapping
 from diffpref.training.loop import train
 from diffpref.training.prepare import check_settings
