@@ -51,6 +51,8 @@ class Data:
     """Pictures of different sizes in one row: stop, or resize and crop each to the resolution."""
     lists: Literal["all", "best_worst"] = "all"
     """Which pairs a ranked list gives, where the objective compares pairs."""
+    given_scores: Literal["rewards", "scores"] = "rewards"
+    """Rewards are scaled as the objective asks (SmPO, RankDPO); scores in [0, 1] are taken as they are."""
     resolution: int = 1024
     """Side of the training pictures, in pixels; pictures are resized on the shorter side and cropped."""
     crop: Literal["center", "random"] = "center"

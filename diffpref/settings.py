@@ -159,7 +159,7 @@ def parse(arguments: Sequence[str], prog: str = "diffpref train") -> TrainConfig
     if objective is not None and OBJECTIVES.get(objective) is not type(base.objective):
         base = from_mapping({"objective": objective}, "--objective", base)
     # AvoidSubcommands: the objective of the config stays, and its fields are flags like all others.
-    flat = tyro.conf.configure(
-        tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands
-    )(TrainConfig)
+    flat = tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)(
+        TrainConfig
+    )
     return tyro.cli(flat, args=rest, default=base, prog=prog, description="Fine-tune a diffusion model on preferences.")

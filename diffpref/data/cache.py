@@ -99,7 +99,9 @@ class TensorStore:
             return
         shard = self.folder / f"{uuid.uuid4().hex}.safetensors"
         with atomic.replacing(shard) as temporary:
-            save_file({f"{key}/{name}": t for key, parts in self._pending.items() for name, t in parts.items()}, temporary)
+            save_file(
+                {f"{key}/{name}": t for key, parts in self._pending.items() for name, t in parts.items()}, temporary
+            )
         for key, parts in self._pending.items():
             self._where.setdefault(key, {}).update(dict.fromkeys(parts, shard))
         self._pending, self._pending_bytes = {}, 0

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from diffpref.data.rows import Preferences, Row
 
@@ -45,10 +45,12 @@ class _Rescored:
         return replace(row, scores=self.rescale(row.scores))
 
 
-def score(rows: Preferences, objective: object) -> Preferences:
+def score(rows: Preferences, objective: object, *, given: Literal["rewards", "scores"] = "rewards") -> Preferences:
     """The rows that the objective can learn from, with the scores that it reads; opens no picture.
 
     Args:
+        given: "rewards" become scores as the objective's `scaling` says; "scores" are taken as they are, such as
+            RankDPO's phi averaged over several reward models.
         rows: as pairs (see `as_pairs`) for an objective of `candidates` "pairs" or "chain_pairs", else as read.
         objective: may have `candidates` ("pairs" where it has none) and `scaling` ("none").
 
@@ -74,7 +76,9 @@ def score(rows: Preferences, objective: object) -> Preferences:
             f"its pictures, and {method} would learn nothing: score the pictures so that they differ."
         )
     # Before ties go: rewards of 0 and 1 are told from labels by the rows where both pictures have the same.
-    rescale, line = _rescale(rows, scaling, method)
+    rescale, line = _rescale(rows, scaling if given == "rewards" else "none", method)
+    if given == "scores" and scaling != "none":
+        _check_unit(rows, method)
     if len(kept) < len(rows):
         rows = rows.subset(kept, dropped={"tie": len(rows) - len(kept)}, step="scores")
     if rescale is None:
@@ -95,6 +99,15 @@ def _check_finite(rows: Preferences) -> None:
                     f"{rows[position].where}: picture {picture} has the score {value}, but scores must be finite "
                     "numbers in float32's range: score the picture again, or remove the row."
                 )
+
+
+def _check_unit(rows: Preferences, method: str) -> None:
+    for position, scores in enumerate(rows.scores):
+        if not all(0 <= value <= 1 for value in scores):
+            raise ValueError(
+                f"{rows[position].where}: the scores are {list(scores)}, but {method} reads scores in [0, 1]: set "
+                "given_scores: rewards, or scale them."
+            )
 
 
 def _check_lengths(rows: Preferences, method: str) -> None:

@@ -67,7 +67,9 @@ def learn_from_chains(config: TrainConfig, *, say: Callable[[str], None] = print
     prepare.check_settings(config)
     family = find_family(prepare.checkpoint_of(config))
     prepare.check_family(config, family)
-    prompts = read_prompts(config.data.dataset_name, split=config.data.dataset_split, limit=config.data.max_train_samples)
+    prompts = read_prompts(
+        config.data.dataset_name, split=config.data.dataset_split, limit=config.data.max_train_samples
+    )
     accelerator = Accelerator(mixed_precision=config.run.mixed_precision)
     out = done = claim(config, main=accelerator.is_main_process)
     accelerator.wait_for_everyone()

@@ -49,7 +49,12 @@ def play(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     prepare.check_settings(config)
     family = find_family(prepare.checkpoint_of(config))
     prepare.check_family(config, family)
-    real = read_pictures(config.data.dataset_name, split=config.data.dataset_split, max_rows=config.data.max_train_samples)
+    real = read_pictures(
+        config.data.dataset_name,
+        split=config.data.dataset_split,
+        max_rows=config.data.max_train_samples,
+        on_bad_row=config.data.on_bad_row,
+    )
     measure = find_measure(config.rounds.measure, "cpu") if config.rounds.measure else None
     accelerator = Accelerator(mixed_precision="no")
     out = claim(config, main=accelerator.is_main_process)
@@ -104,7 +109,9 @@ def _check(config: TrainConfig) -> None:
     if rounds.rounds < 1:
         raise ValueError(f"rounds must be 1 or above, got {rounds.rounds}.")
     if rounds.rounds > 1 and config.adapter.adapter == "lora":
-        raise ValueError("each round of self-play replaces the reference, which LoRA cannot: set adapter: full, or rounds: 1.")
+        raise ValueError(
+            "each round of self-play replaces the reference, which LoRA cannot: set adapter: full, or rounds: 1."
+        )
     if rounds.samples_per_round < 0:
         raise ValueError(f"samples_per_round must be 0 or above, got {rounds.samples_per_round}.")
     if rounds.measure and rounds.measure_samples < 2:

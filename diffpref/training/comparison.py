@@ -71,7 +71,9 @@ class Inversion:
             found = [self.store.get(key)["x_t"] if key in self.store else None for key in keys]
         missing = [place for place, latent in enumerate(found) if latent is None]
         if missing:
-            fresh = self._invert(x0[missing], t[missing], {name: v[missing] for name, v in cond.items()}, batch, missing)
+            fresh = self._invert(
+                x0[missing], t[missing], {name: v[missing] for name, v in cond.items()}, batch, missing
+            )
             for place, latent in zip(missing, fresh, strict=True):
                 found[place] = latent
                 if self.store is not None:
@@ -85,7 +87,9 @@ class Inversion:
 
     def _invert(self, x0: Tensor, t: Tensor, cond: Cond, batch: Batch, places: list[int]) -> Tensor:
         k, settings = x0.shape[1], self.settings
-        draws = [generator(self.seed, "eta", batch.names[place], candidate) for place in places for candidate in range(k)]
+        draws = [
+            generator(self.seed, "eta", batch.names[place], candidate) for place in places for candidate in range(k)
+        ]
         return invert(
             self.model,
             x0.flatten(0, 1),

@@ -202,7 +202,7 @@ def read_rows(config: TrainConfig) -> Preferences:
     if candidates_of(config) == "pairs":
         rows = as_pairs(rows, lists=data.lists)
     rows = check_rows(rows, size_mismatch=data.size_mismatch, on_bad_row=data.on_bad_row)
-    return score(rows, config.objective)
+    return score(rows, config.objective, given=data.given_scores)
 
 
 @dataclass(frozen=True)
@@ -342,7 +342,9 @@ def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) 
     return Models(network, prepared, policy, reference, path, base_hash)
 
 
-def identity(config: TrainConfig, models: Models, data: EncodedPreferences | EncodedChains, processes: int) -> dict[str, object]:
+def identity(
+    config: TrainConfig, models: Models, data: EncodedPreferences | EncodedChains, processes: int
+) -> dict[str, object]:
     """What must be the same for a checkpoint to be continued exactly."""
     flat, batch = to_mapping(config), config.optimization
     keys = ("objective", *(f.name for f in dataclasses.fields(config.objective)))

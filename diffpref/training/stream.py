@@ -66,7 +66,10 @@ class StepBatch:
     def to(self, device: torch.device) -> "StepBatch":
         """The batch on a device."""
         return StepBatch(
-            _moved(self.candidates, device), self.t.to(device), self.x_s.to(device, non_blocking=True), self.s.to(device)
+            _moved(self.candidates, device),
+            self.t.to(device),
+            self.x_s.to(device, non_blocking=True),
+            self.s.to(device),
         )
 
 

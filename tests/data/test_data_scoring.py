@@ -147,3 +147,11 @@ def test_data_that_a_method_cannot_use(objective: object, scores: Sequence[tuple
 
 def test_min_max_ends() -> None:
     assert MinMax(-1.0, 3.0)((-1.0, 3.0, 0.0)) == (0.0, 1.0, 0.25)
+
+
+def test_given_scores_are_taken_as_they_are() -> None:
+    """Phi of several reward models says more than an order."""
+    phi = ((1.0, 0.75, 0.2), (0.05, 0.5, 0.9))
+    assert scores_of(score(preferences(*phi), RankDPO(), given="scores")) == list(phi)
+    with pytest.raises(ValueError, match="given_scores: rewards"):
+        score(preferences((3.0, 0.75, 0.2)), RankDPO(), given="scores")

@@ -68,6 +68,8 @@ def test_summary_by_hand() -> None:
         "error/rejected/policy": 5.5 / 3,
         "error/rejected/reference": 1.5,
         "error/rejected/ratio": 5.5 / 4.5,
+        # Both right, none and a half, both right.
+        "rewards/discrimination": 4.5 / 6,
         "accuracy/t_000_249": 1.0,
         "accuracy/t_750_999": 0.5,
     }
