@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from diffpref.backbones import Times
-from diffpref.objectives import DDO, DPO, D3PO, RankDPO, SmPO
+from diffpref.objectives import D3PO, DDO, DPO, RankDPO, SmPO
 
 
 @dataclass(frozen=True)

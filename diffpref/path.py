@@ -73,7 +73,7 @@ class GaussianPath:
         return sigma / (alpha + sigma)
 
     def check_times(self, t: Tensor, name: str = "t") -> None:
-        """Raise ValueError where a t lies outside the path: at its clean end or below, beyond its last level, or nan."""
+        """Raise ValueError where a t is outside the path: at its clean end or below, beyond its last level, or nan."""
         inside = (t >= 0) & (t <= self.last)
         if not bool(inside.all()) or not bool((self.sigma(t) > 0).all()):
             raise ValueError(f"{name} must lie above the clean end and not above {self.last:g}, got {t.tolist()}.")

@@ -53,7 +53,7 @@ def inversion_probe(
 ) -> Probe:
     """Every candidate inverted to its prompt's t by `model`, compared with the noise that its own inversion implies.
 
-    tau = (x_t - alpha_t x0) / sigma_t takes the place of eps in the target (InPO, Lu et al. 2025; SmPO, Lu et al. 2025).
+    tau = (x_t - alpha_t x0) / sigma_t takes the place of eps in the target (InPO and SmPO, both Lu et al. 2025).
     The arguments after t are `invert`'s; a list of generators has one for each of the b * k candidates. The published
     scripts take alpha_t at the drawn t but end their inversion elsewhere, so their tau holds part of the picture:
     with `official_compat` at t = 50 and 10 steps, tau = 1.36 eps - 0.14 x0 where eps is meant.

@@ -14,6 +14,9 @@ def main(arguments: list[str]) -> int:
     from diffpref.rounds import run
 
     folder = run(config)
+    from accelerate import PartialState
+
+    PartialState().destroy_process_group()
     print(f"done: {folder / 'report.html' if (folder / 'report.html').is_file() else folder}")
     return 0
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from diffpref.config import ALIASES, TrainConfig
+from diffpref.config import ALIASES, OBJECTIVES, TrainConfig
 from diffpref.settings import from_mapping, from_yaml, parse, to_mapping
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +40,9 @@ def test_every_config_in_the_repository_parses_and_survives_a_round_trip(path: P
     again.write_text(yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
     assert from_yaml(again) == config
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert given["objective"] == path.stem.split("-")[0], "the file is named after its method"
+    method = path.stem.split("-")[0]
+    assert given["objective"] == {"inpo": "dpo"}.get(method, method), "the file is named after its method"
+    assert (given.get("probe") == "inversion") == (method in ("inpo", "smpo"))
     flat = to_mapping(config)
     assert all(flat[ALIASES.get(key, key)] == value for key, value in given.items()), "each key arrives unchanged"
 
@@ -120,8 +122,8 @@ def test_yaml_values(written, text: str, expected: dict[str, Any]) -> None:
         ("adapter: no", ["adapter must be one of lora, full, got False"]),
         ("adapter: [lora]", ["adapter must be one of lora, full"]),
         ("beta_dpo: big", ["beta_dpo must be a number"]),
-        ("objective: ppo", ["objective must be one of ['dpo'], got 'ppo'"]),
-        ("objective: [dpo]", ["objective must be one of ['dpo'], got ['dpo']"]),
+        ("objective: ppo", ["objective must be one of ['d3po', 'ddo', 'dpo', 'rankdpo', 'smpo'], got 'ppo'"]),
+        ("objective: [dpo]", ["objective must be one of", "got ['dpo']"]),
         ("beta: -1", ["beta must be above 0, got -1.0"]),
         ("beta: .nan", ["beta must be above 0, got nan"]),
         ("anchor: -0.5", ["anchor must be 0 or above, got -0.5"]),
@@ -192,7 +194,6 @@ def test_aliases_are_flags_too(alias: str, dashes: bool) -> None:
     ("line", "part"),
     [
         (["--betta", "1"], "--beta"),
-        (["--beta", "-1"], "beta must be above 0"),
         (["--rank", "x"], "--rank"),
         (["--adapter", "dora"], "lora"),
     ],
@@ -201,6 +202,27 @@ def test_a_wrong_command_line_exits_with_2(line: list[str], part: str, capsys: p
     with pytest.raises(SystemExit) as stop:
         parse(line)
     assert stop.value.code == 2 and part in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["--beta", "-1"], "beta must be above 0, got -1.0"),
+        (["--objective", "smpo", "--gamma", "-5"], "gamma must be above 0, got -5.0"),
+        (["--objective", "ddo", "--alpha=-1"], "alpha must be 0 or above, got -1.0"),
+    ],
+)
+def test_a_value_outside_its_range_is_the_objectives_own_message(line: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(line)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_every_objective_can_be_chosen_and_has_its_own_flags(name: str, written) -> None:
+    assert parse(["--objective", name]) == from_yaml(written(f"objective: {name}"))
+    config = parse(["--config", str(written(f"objective: {name}")), "--beta", "7"])
+    assert type(config.objective) is OBJECTIVES[name] and config.objective.beta == 7
+    assert from_mapping(to_mapping(config), "again") == config
 
 
 def test_config_without_a_file() -> None:
@@ -216,13 +238,14 @@ def test_field_names_are_unique_and_aliases_point_at_them() -> None:
 
 def class_bodies() -> dict[str, ast.ClassDef]:
     files = [ROOT / "diffpref" / "config.py", *(ROOT / "diffpref" / "objectives").glob("*.py")]
+    files.append(ROOT / "diffpref" / "backbones" / "__init__.py")
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
     return {node.name: node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
 
 
 def test_every_field_says_what_it_is() -> None:
     bodies, silent = class_bodies(), set()
-    for cls in GROUPS.values():
+    for cls in (*GROUPS.values(), *OBJECTIVES.values()):
         body = bodies[cls.__name__].body
         for node, after in zip(body, [*body[1:], None], strict=True):
             documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
@@ -241,9 +264,19 @@ class Reads(ast.NodeVisitor):
         self.bound: dict[str, str] = {}
 
     def group_of(self, node: ast.expr | None) -> str | None:
-        if isinstance(node, ast.Attribute) and node.attr in GROUPS and isinstance(node.value, ast.Name):
-            return node.attr
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            own = self.bound.get(f"self.{node.attr}") if node.value.id == "self" else None
+            return own or (node.attr if node.attr in GROUPS else None)
         return self.bound.get(node.id) if isinstance(node, ast.Name) else None
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        outer = dict(self.bound)
+        for field in node.body:
+            for group, cls in GROUPS.items():
+                if isinstance(field, ast.AnnAssign) and ast.unparse(field.annotation) == cls.__name__:
+                    self.bound[f"self.{ast.unparse(field.target)}"] = group
+        self.generic_visit(node)
+        self.bound = outer
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         outer = dict(self.bound)
@@ -278,11 +311,17 @@ def test_every_field_is_read_by_code_that_runs() -> None:
             reads = Reads()
             reads.visit(ast.parse(file.read_text(encoding="utf-8")))
             found |= reads.found
-    method = next(node for node in class_bodies()["DPO"].body if getattr(node, "name", "") == "__call__")
-    for node in ast.walk(method):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
-            found.add(("objective", node.attr))
-    assert not FIELDS - found, "fields that no code reads"
+    assert not {pair for pair in FIELDS if pair[0] != "objective"} - found, "fields that no code reads"
+    for cls in OBJECTIVES.values():
+        methods = [n for n in class_bodies()[cls.__name__].body if isinstance(n, ast.FunctionDef)]
+        used = {
+            node.attr
+            for method in methods
+            if method.name != "__post_init__"
+            for node in ast.walk(method)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+        }
+        assert {field.name for field in dataclasses.fields(cls)} <= used, cls
     assert found, "and the reader of the code sees something"
 
 

@@ -13,10 +13,12 @@ def read_prompts(source: str, *, split: str = "train", limit: int | None = None)
         ValueError: nothing there, no prompt in it, or no column of prompts.
     """
     path = Path(source).expanduser()
+    if limit is not None and limit < 1:
+        raise ValueError(f"max_train_samples must be 1 or above, got {limit}; leave it out to read all prompts.")
     if path.suffix in (".txt", ".tsv") and not path.is_file():
         raise ValueError(f"{source} does not exist: check the path.")
     if path.suffix == ".txt":
-        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        found = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     elif path.suffix == ".tsv":
         found = _column(path)
     else:
@@ -30,9 +32,9 @@ def read_prompts(source: str, *, split: str = "train", limit: int | None = None)
 
 
 def _column(path: Path) -> list[str]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         name = next((name for name in rows.fieldnames or () if name.lower() in COLUMNS), None)
         if name is None:
             raise ValueError(f"{path} has no column {', '.join(COLUMNS)}; it has {', '.join(rows.fieldnames or ())}.")
-        return [row[name].strip() for row in rows]
+        return [(row[name] or "").strip() for row in rows]

@@ -1,4 +1,4 @@
-"""Loops around the training loop, for methods that learn from the model's own samples: D3PO's chains, DDO's self-play."""
+"""Loops around the loop, for methods that learn from the model's own samples: D3PO's chains, DDO's self-play."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Collecting chains: the policy's own stochastic samples of some prompts, stored so that a killed collection resumes."""
+"""Collecting chains: the policy's own stochastic samples, stored so that a killed collection resumes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from PIL import Image
 
 from diffpref import atomic
@@ -87,6 +87,7 @@ def learn_from_chains(config: TrainConfig, *, say: Callable[[str], None] = print
         collection = collect(settings, family, [prompts[place] for place in places], folder, say)
         pairs = label(collection, folder, rounds.labels, say)
         train(settings, source=LabelledChains(collection, pairs), say=say)
+        accelerator.wait_for_everyone()
     return done
 
 
@@ -105,6 +106,11 @@ def _check(config: TrainConfig) -> None:
     for name, least in (("rounds", 1), ("prompts_per_round", 1), ("chains_per_prompt", 2), ("chain_steps", 1)):
         if getattr(rounds, name) < least:
             raise ValueError(f"{name} must be {least} or above, got {getattr(rounds, name)}.")
+    if config.data.proportion_empty_prompts:
+        raise ValueError(
+            "D3PO's steps were drawn under their prompt and have another density under the empty one: set "
+            f"proportion_empty_prompts: 0, got {config.data.proportion_empty_prompts}."
+        )
     if config.run.resume_from_checkpoint not in (None, "latest"):
         raise ValueError("rounds go on from where they were: leave resume_from_checkpoint out.")
 
@@ -178,7 +184,8 @@ def by_person(collection: Collection, folder: Path) -> Mapping[tuple[int, int, i
         for place, keys in enumerate(collection.chains)
         for i, j in itertools.combinations(range(len(keys)), 2)
     }
-    if not (pictures / PAIRS).is_file():
+    state = PartialState()
+    if state.is_main_process and not (pictures / PAIRS).is_file():
         # Shuffled, so that a person who stops early has seen all prompts alike.
         order = sorted(pairs, key=lambda name: int(generator(0, "page", name).initial_seed()))
         asked = [
@@ -186,6 +193,7 @@ def by_person(collection: Collection, folder: Path) -> Mapping[tuple[int, int, i
             for name, (place, i, j) in ((name, pairs[name]) for name in order)
         ]
         write_pairs(pictures, asked)
-    if unanswered(pictures):
+    if state.is_main_process and unanswered(pictures):
         serve(pictures, port=0, annotator="", open_browser=True)
+    state.wait_for_everyone()
     return {pairs[name]: score for name, score in read_labels(pictures).items()}

@@ -26,7 +26,11 @@ def claim(config: TrainConfig, *, main: bool) -> Path:
     kept, now = folder / "config.yaml", to_mapping(config)
     if kept.is_file() and config.run.overwrite_output_dir:
         if main:
-            for path in (*folder.glob("round-*"), *(p for pattern in OUTPUTS for p in folder.glob(pattern))):
+            for path in (
+                *folder.glob("round-*"),
+                *folder.glob("self_play.json"),
+                *(p for pattern in OUTPUTS for p in folder.glob(pattern)),
+            ):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     elif kept.is_file():
         before = yaml.safe_load(kept.read_text(encoding="utf-8"))

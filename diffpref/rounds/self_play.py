@@ -69,9 +69,11 @@ def play(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
             say(f"round {number} of {config.rounds.rounds}")
             fakes = Fakes(real, number)
             watch = Watch(settings, family, real, measure, folder, say) if measure else None
-            train(settings, source=fakes, watch=watch, say=say)
+            # Killed between a round's end and its line in the history: nothing is left to train.
+            if not (folder / "train" / "README.md").is_file():
+                train(settings, source=fakes, watch=watch, say=say)
             accelerator.wait_for_everyone()
-            history.append(_round(folder, number, watch))
+            history.append(_round(folder, number))
             if accelerator.is_main_process:
                 atomic.write_json(out / "self_play.json", {"rounds": history})
         best = Path(history[number - 1]["best"])
@@ -87,8 +89,10 @@ def _read_history(out: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text())["rounds"] if path.is_file() else []
 
 
-def _round(folder: Path, number: int, watch: "Watch | None") -> dict[str, Any]:
-    measures = watch.measures if watch else {}
+def _round(folder: Path, number: int) -> dict[str, Any]:
+    # From the file: the watch runs in the main process alone, and all must go on from the same weights.
+    kept = folder / "measures.json"
+    measures: dict[str, float] = json.loads(kept.read_text()) if kept.is_file() else {}
     step = min(measures, key=measures.__getitem__) if measures else None
     best = folder / "best" if measures else folder / "train"
     return {"round": number, "measures": measures, "best_step": step, "best": str(best)}
@@ -150,7 +154,7 @@ class Fakes:
     def encode(
         self, config: TrainConfig, family: Family, accelerator: Accelerator, say: Callable[[str], None]
     ) -> Encoded:
-        """Samples of the reference, without guidance, beside the real pictures; what the store has is not drawn again."""
+        """Unguided samples of the reference beside the real pictures; what the store has is not drawn again."""
         checkpoint, settings = prepare.checkpoint_of(config), config.data
         count = config.rounds.samples_per_round or len(self.real)
         order = torch.randperm(len(self.real), generator=generator(config.run.seed, "real", self.number)).tolist()

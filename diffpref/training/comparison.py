@@ -44,6 +44,8 @@ def check_comparison(settings: Comparison) -> None:
         raise ValueError(f"inversion_eta must be 0 or above, got {settings.inversion_eta}; InPO's code uses 0.1.")
     if settings.stored_inversions < 0:
         raise ValueError(f"stored_inversions must be 0 or above, got {settings.stored_inversions}.")
+    if settings.stored_inversions and settings.probe != "inversion":
+        raise ValueError(f"stored_inversions needs probe: inversion, got {settings.probe}: leave it out.")
     if settings.stored_inversions and (settings.inversion_model != "reference" or settings.inversion_eta):
         raise ValueError(
             "stored_inversions needs inversion_model: reference and inversion_eta: 0, for what the policy or fresh "

@@ -218,7 +218,9 @@ def train(
     if main:
         save_output(config, family, models.network, ema, parameters)
         write_report(run.output_dir)
-    accelerator.end_training()
+    # Not `end_training`: it ends the process group too, which rounds go on using.
+    for tracker in accelerator.trackers:
+        tracker.finish()
     return run.output_dir
 
 

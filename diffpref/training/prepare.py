@@ -43,6 +43,7 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 OUTPUTS = (
     "checkpoint-*",
     "samples",
+    "inversions",
     "metrics.jsonl",
     "report.html",
     "README.md",

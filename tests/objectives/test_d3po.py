@@ -42,7 +42,7 @@ def test_golden_numbers() -> None:
     loss = D3PO()(errors_of([[0.05, -0.05], [0.5, -0.5], [0.5, -0.5]]), scores)
     torch.testing.assert_close(loss, double([0.6881597, 0.6831640, 0.6931472]), rtol=0, atol=5e-8)
     assert D3PO() == D3PO(beta=0.1, clip=0.1, clip_style="clamp")
-    assert D3PO.candidates == "pairs" and D3PO.scaling == "none"
+    assert D3PO.candidates == "chain_pairs" and D3PO.scaling == "none"
 
 
 @pytest.mark.parametrize("shift", [0.001, 0.03, 1.0])

@@ -2,7 +2,7 @@
 
 import importlib.util
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +31,8 @@ def refused(
 
     monkeypatch.setattr(loop, "compare", no_step)
 
-    def go(*flags: str, **changes: Any) -> str:
-        values = to_mapping(settings())
+    def go(*flags: str, without: Sequence[str] = (), **changes: Any) -> str:
+        values = {key: value for key, value in to_mapping(settings()).items() if key not in without}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(values | changes))
         status = cli.main(["train", "--config", str(tmp_path / "config.yaml"), *flags])
         captured = capsys.readouterr()
@@ -212,3 +212,34 @@ def test_bad_rows_can_be_left_out_and_are_counted(
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     assert cli.main(["train", "--config", str(tmp_path / "config.yaml")]) == 0
     assert "4 rows, 3 kept, 1 dropped (1 missing picture)" in capsys.readouterr().out
+
+
+METHODS = {
+    "RankDPO on pairs": Case({"objective": "rankdpo", "beta": 2000.0}, "use objective: dpo"),
+    "SmPO on labels": Case({"objective": "smpo", "beta": 2000.0}, "needs a reward for each picture"),
+    "DPO on chains": Case({"probe": "transition"}, "set probe: forward or inversion"),
+    "D3PO on noise": Case({"objective": "d3po", "labels": "person"}, "set probe: transition"),
+    "D3PO without labels": Case({"objective": "d3po", "probe": "transition"}, "D3PO needs labels"),
+    "D3PO of one chain": Case(
+        {"objective": "d3po", "probe": "transition", "labels": "person", "chains_per_prompt": 1},
+        "chains_per_prompt must be 2 or above, got 1",
+    ),
+    "DDO without pictures": Case({"objective": "ddo", "dataset_name": ""}, "DDO needs real pictures"),
+    "kept noise": Case({"stored_inversions": 2}, "stored_inversions needs probe: inversion"),
+}
+
+
+@pytest.mark.parametrize("case", METHODS)
+def test_methods(refused: Callable[..., str], case: str) -> None:
+    changes = METHODS[case].changes
+    # The default objective's own fields are no keys of the others.
+    assert METHODS[case].message in refused(without=("beta", "anchor", "sft"), **changes)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_rows_that_prefer_nothing(refused: Callable[..., str], tmp_path: Path, images: int) -> None:
+    def cut(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"images": row["images"][:images], "scores": [1.0] * images}
+
+    line = refused(dataset_name=rows(tmp_path / "data", cut), objective="rankdpo", without=("beta", "anchor", "sft"))
+    assert ("needs at least two" if images == 1 else "3 tie") in line

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from diffpref.backbones import sdxl
+from diffpref.backbones import Times, sdxl
 from diffpref.data.cache import TensorStore
 from diffpref.data.encode import EncodedPreferences, Group
 from diffpref.path import GaussianPath, variance_preserving
-from diffpref.training.stream import Batch, batches, generator, index_at
+from diffpref.training.stream import Batch, Drawing, batches, generator, index_at
 
 COUNT = 7
 MIRRORED = 100.0
@@ -37,17 +37,11 @@ def data(tmp_path: Path) -> EncodedPreferences:
 
 
 def stream(data: EncodedPreferences, **changes: Any) -> Iterator[Batch]:
-    options: dict[str, Any] = {
-        "flip": True,
-        "empty": 0.3,
-        "seed": 5,
-        "size": 1,
-        "first_step": 0,
-        "steps": 24,
-        "accumulation": 1,
-        "share": (0, 1),
-    }
-    return batches(data, sdxl, PATH, **(options | changes))
+    draws: dict[str, Any] = {"flip": True, "empty": 0.3, "seed": 5}
+    cuts: dict[str, Any] = {"size": 1, "first_step": 0, "steps": 24, "accumulation": 1, "share": (0, 1)}
+    for name, value in changes.items():
+        (cuts if name in cuts else draws)[name] = value
+    return batches(data, Drawing(sdxl, PATH, Times("uniform"), **draws), **cuts)  # type: ignore[return-value]
 
 
 def flat(found: Iterator[Batch] | list[Batch]) -> dict[str, torch.Tensor]:
@@ -169,6 +163,22 @@ def test_proportions_of_a_long_stream(data: EncodedPreferences) -> None:
     assert abs(float(eps.mean())) <= 4 / math.sqrt(eps.numel())
     # The variance of N standard normal squares' mean is 2 / N.
     assert abs(float(eps.square().mean()) - 1) <= 4 * math.sqrt(2 / eps.numel())
+
+
+def test_noise_of_each_picture_where_it_is_not_shared(data: EncodedPreferences) -> None:
+    eps = flat(stream(data, shared_noise=False))["eps"]
+    assert len({tuple(row.tolist()) for row in eps.flatten(0, 1).flatten(1)}) == 48
+
+
+def test_repeats_give_each_group_so_many_draws_in_turn(data: EncodedPreferences) -> None:
+    epochs = [list(stream(data, repeats=2, first_step=e * COUNT, steps=(e + 1) * COUNT)) for e in range(4)]
+    drawn = [
+        {b.names[0]: (float(b.t), b.eps.sum().item(), b.candidates.x0.sum().item(), b.candidates.cond["embeds"].sum())
+         for b in epoch}
+        for epoch in epochs
+    ]  # fmt: skip
+    assert drawn[0] == drawn[2] and drawn[1] == drawn[3] and not set(drawn[0]) & set(drawn[1])
+    assert all(len(epoch) == COUNT for epoch in drawn)
 
 
 def test_generators_of_different_places_differ() -> None:

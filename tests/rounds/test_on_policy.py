@@ -1,0 +1,212 @@
+"""D3PO's rounds: chains from one start, labels, training, and going on exactly after a kill."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from diffpref.backbones import sdxl
+from diffpref.config import TrainConfig
+from diffpref.label import read_pairs
+from diffpref.label.pairs import labels_path, write_answers
+from diffpref.rounds import collect, on_policy
+from diffpref.training import loop
+from tests.rounds.conftest import start
+from tests.small_sdxl import read_metrics, read_weights
+
+Make = Callable[..., TrainConfig]
+
+
+def chains(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a round's store; files have random names."""
+    return {name: t for file in (folder / "chains").glob("*.safetensors") for name, t in load_file(file).items()}
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys() and one
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+@pytest.mark.parametrize("base", ["sdxl", "sd3"])
+def test_two_rounds(d3po: Make, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    probes: list[Any] = []
+    compare = loop.compare
+
+    def spy(*arguments: Any) -> Any:
+        errors = compare(*arguments)
+        probes.append((arguments[2], errors))
+        return errors
+
+    monkeypatch.setattr(loop, "compare", spy)
+    done = start(d3po(base))
+    out = done.parents[1]
+    assert done == out / "round-2" / "train" and (done / "report.html").is_file()
+    first, second = (out / f"round-{number}" for number in (1, 2))
+    metrics = read_metrics(first / "train")
+    # Round 1 starts as the base: every step is as likely under both.
+    assert metrics[0]["rewards/margins"] == 0.0 and metrics[0]["error/chosen/ratio"] == 1.0
+    # Round 2 starts from round 1's adapter, and the reference stays the base.
+    assert read_metrics(second / "train")[0]["error/chosen/ratio"] != 1.0
+    weights = read_weights(done)
+    assert weights and all(name.split(".")[0] in ("unet", "transformer") for name in weights)
+    assert any(not torch.equal(tensor, read_weights(first / "train")[name]) for name, tensor in weights.items())
+    kept = chains(first)
+    latents = [tensor for name, tensor in kept.items() if name.endswith("/latents")]
+    assert len(latents) == 8 and all(len(chain) == 4 for chain in latents)
+    # Four starts, each of two chains, which part at the first step.
+    assert len({tuple(chain[0].flatten().tolist()) for chain in latents}) == 4
+    assert len({tuple(chain[1].flatten().tolist()) for chain in latents}) == 8
+    # The stored density is the step's: -error / 2 - log std - log(2 pi) / 2, with the error of the chain's policy.
+    densities = torch.cat([tensor for name, tensor in kept.items() if name.endswith("/log_density")])
+    probe, errors = probes[0]
+    rule = sdxl.STEP if base == "sdxl" else on_policy_rule(base)
+    family_path = PATHS[base](d3po(base))
+    before = torch.stack([chain[:-1] for chain in latents]).flatten(0, 1)
+    after = torch.stack([chain[1:] for chain in latents]).flatten(0, 1)
+    for group in range(len(probe.t)):
+        for candidate in range(2):
+            s = step_below(first, d3po(base), base, float(probe.t[group]))
+            step = rule(family_path, probe.t[group][None], s)
+            landed = step.keep * probe.x_t[group, candidate] + step.gain * probe.target[group, candidate]
+            place = int((after - landed).flatten(1).abs().sum(1).argmin())
+            assert torch.equal(before[place], probe.x_t[group, candidate])
+            torch.testing.assert_close(landed, after[place], atol=1e-4, rtol=1e-4)
+            implied = (
+                -errors.policy[group, candidate].detach() / 2
+                - step.std.log()
+                - torch.log(torch.tensor(2 * torch.pi)) / 2
+            )
+            # float32, with errors that are divided by the variance
+            assert float(implied) == pytest.approx(float(densities[place]), abs=5e-3)
+
+
+def on_policy_rule(base: str) -> Any:
+    from diffpref.backbones import sd3
+
+    return sd3.STEP
+
+
+def _path(name: str) -> Callable[[TrainConfig], Any]:
+    from diffpref.backbones import find_family
+    from diffpref.training.prepare import checkpoint_of
+
+    return lambda config: find_family(checkpoint_of(config)).load_path(checkpoint_of(config))
+
+
+PATHS = {name: _path(name) for name in ("sdxl", "sd3")}
+
+
+def step_below(folder: Path, config: TrainConfig, base: str, t: float) -> torch.Tensor:
+    from diffpref.backbones import find_family
+    from diffpref.training.prepare import checkpoint_of
+
+    times = find_family(checkpoint_of(config)).chain_times(PATHS[base](config), config.rounds.chain_steps)
+    return times[int((times - t).abs().argmin()) + 1][None]
+
+
+def test_a_killed_collection_resumes_exactly(d3po: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(collect, "BATCH_PROMPTS", 2)
+    straight = start(d3po(rounds=1, output_dir=str(tmp_path / "straight")))
+    right, calls = collect.sample_chain, []
+
+    def dies(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return right(*arguments, **options)
+
+    monkeypatch.setattr(collect, "sample_chain", dies)
+    with pytest.raises(KeyboardInterrupt):
+        start(d3po(rounds=1))
+    assert not (tmp_path / "run" / "round-1" / "rewards.json").exists()
+    done = start(d3po(rounds=1))
+    assert len(calls) == 3, "the first batch is not sampled again"
+    assert_same(chains(straight.parent), chains(done.parent))
+    assert_same(read_weights(straight), read_weights(done))
+    for picture in (straight.parent / "pictures").rglob("*.png"):
+        again = done.parent / picture.relative_to(straight.parent)
+        assert picture.read_bytes() == again.read_bytes()
+    # Once more: nothing is sampled or trained.
+    said: list[str] = []
+    monkeypatch.setattr(loop, "compare", lambda *arguments: pytest.fail("a step was taken"))
+    assert start(d3po(rounds=1), said) == done and said == ["round 1: done before"]
+    with pytest.raises(ValueError, match="rank was 4, is 8"):
+        start(d3po(rounds=1, rank=8))
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["rank"] == 4
+
+
+def test_a_killed_training_resumes(d3po: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    straight = start(d3po(rounds=1, checkpointing_steps=1, output_dir=str(tmp_path / "straight")))
+    compare, calls = loop.compare, []
+
+    def dies(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return compare(*arguments)
+
+    monkeypatch.setattr(loop, "compare", dies)
+    with pytest.raises(KeyboardInterrupt):
+        start(d3po(rounds=1, checkpointing_steps=1))
+    done = start(d3po(rounds=1, checkpointing_steps=1))
+    assert len(calls) == 3
+    assert_same(read_weights(straight), read_weights(done))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_person_labels(d3po: Make, monkeypatch: pytest.MonkeyPatch, ties: bool) -> None:
+    def answers(folder: Path, **options: Any) -> None:
+        pairs = read_pairs(folder)
+        given = {pair.id: "tie" if ties or place == 0 else "second" for place, pair in enumerate(pairs)}
+        write_answers(labels_path(folder, ""), given, annotator="")
+
+    monkeypatch.setattr(on_policy, "serve", answers)
+    said: list[str] = []
+    if ties:
+        with pytest.raises(ValueError, match="none of the 4 pairs has a preference"):
+            start(d3po(labels="person", rounds=1), said)
+    else:
+        start(d3po(labels="person", rounds=1), said)
+        assert "labels: 3 of 4 pairs have a better chain" in said
+
+
+def test_a_reward_decides_by_the_picture(d3po: Make, reward: str) -> None:
+    done = start(d3po(rounds=1, chains_per_prompt=3, max_train_steps=1))
+    kept = json.loads((done.parent / "rewards.json").read_text())
+    assert [len(row) for row in kept["rewards"]] == [3] * 4
+    with pytest.raises(ValueError, match="none of the 4 pairs has a preference"):
+        start(d3po(labels=f"{reward}:same", output_dir=str(done.parents[1] / "same")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": ""}, "D3PO needs labels"),
+        ({"labels": "persn"}, "persn"),
+        ({"labels": "absent.py:f"}, "absent.py"),
+        ({"chains_per_prompt": 1}, "chains_per_prompt must be 2 or above, got 1"),
+        ({"rounds": 0}, "rounds must be 1 or above"),
+        ({"chain_steps": 0}, "chain_steps must be 1 or above"),
+        ({"prompts_per_round": 0}, "prompts_per_round must be 1 or above"),
+        ({"probe": "forward"}, "set probe: transition"),
+        ({"dataset_name": ""}, "dataset_name is empty"),
+        ({"dataset_name": "/nowhere.txt"}, "nowhere.txt does not exist"),
+        ({"proportion_empty_prompts": 0.2}, "set proportion_empty_prompts: 0"),
+        ({"resume_from_checkpoint": "checkpoint-1"}, "leave resume_from_checkpoint out"),
+        ({"resolution": 36}, "resolution must be a multiple"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_a_model_is_loaded(
+    d3po: Make, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("load_network", "load_encoder"):
+        monkeypatch.setattr(sdxl, name, lambda *arguments: pytest.fail("a model was loaded"))
+    with pytest.raises(ValueError, match=message):
+        start(d3po(**changes))
+    assert not (tmp_path / "run").exists()
