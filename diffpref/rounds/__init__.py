@@ -12,7 +12,7 @@ def run(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     Raises:
         ValueError: settings or data that cannot work; before anything long, naming what and the remedy.
     """
-    from diffpref.training.prepare import candidates_of
+    from diffpref.training.source import candidates_of
 
     kind = candidates_of(config)
     if kind == "chain_pairs":

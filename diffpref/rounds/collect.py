@@ -13,12 +13,8 @@ from diffpref.backbones import Encoder, Family
 from diffpref.backbones.guidance import guided
 from diffpref.config import TrainConfig
 from diffpref.data.cache import TensorStore, content_key, to_dtype
-from diffpref.training.prepare import (
-    build_models,
-    checkpoint_of,
-    encode_fixed,
-    free_memory,
-)
+from diffpref.training.models import build_models, checkpoint_of, free_memory
+from diffpref.training.source import encode_fixed
 from diffpref.training.stream import generator
 from diffpref.transition import finish, sample_chain
 from diffpref.types import Cond

@@ -22,7 +22,8 @@ from diffpref.rounds.collect import Collection, collect
 from diffpref.rounds.progress import claim
 from diffpref.training import prepare
 from diffpref.training.loop import train
-from diffpref.training.prepare import Encoded
+from diffpref.training.models import LORA_FILE, checkpoint_of
+from diffpref.training.source import Encoded
 from diffpref.training.stream import generator, index_at
 
 PERSON = "person"
@@ -65,7 +66,7 @@ def learn_from_chains(config: TrainConfig, *, say: Callable[[str], None] = print
     rounds = config.rounds
     _check(config)
     prepare.check_settings(config)
-    family = find_family(prepare.checkpoint_of(config))
+    family = find_family(checkpoint_of(config))
     prepare.check_family(config, family)
     prompts = read_prompts(
         config.data.dataset_name, split=config.data.dataset_split, limit=config.data.max_train_samples
@@ -131,7 +132,7 @@ def _settings_of(config: TrainConfig, number: int) -> TrainConfig:
     if number == 1:
         return config
     if config.adapter.adapter == "lora":
-        return replace(config, adapter=replace(config.adapter, adapter_weights=last / prepare.LORA_FILE))
+        return replace(config, adapter=replace(config.adapter, adapter_weights=last / LORA_FILE))
     return replace(config, model=replace(config.model, network_weights=last))
 
 

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from diffpref import atomic
-from diffpref.backbones import Encoder, Family, find_family
+from diffpref.backbones import Encoder, Family, find_family, weights_hash
 from diffpref.config import TrainConfig
 from diffpref.data.cache import TensorStore, content_key
 from diffpref.data.encode import EncodedPreferences, Framing, Group, encode_preferences
@@ -26,8 +26,9 @@ from diffpref.evaluate.measure import find_measure
 from diffpref.rounds.progress import claim
 from diffpref.training import prepare
 from diffpref.training.loop import train
+from diffpref.training.models import checkpoint_of, free_memory, load_base
 from diffpref.training.output import save_weights
-from diffpref.training.prepare import Encoded
+from diffpref.training.source import Encoded, encode_fixed
 from diffpref.training.stream import generator
 
 SAMPLE_BATCH = 64
@@ -47,7 +48,7 @@ def play(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     """
     _check(config)
     prepare.check_settings(config)
-    family = find_family(prepare.checkpoint_of(config))
+    family = find_family(checkpoint_of(config))
     prepare.check_family(config, family)
     real = read_pictures(
         config.data.dataset_name,
@@ -155,12 +156,12 @@ class Fakes:
         self, config: TrainConfig, family: Family, accelerator: Accelerator, say: Callable[[str], None]
     ) -> Encoded:
         """Unguided samples of the reference beside the real pictures; what the store has is not drawn again."""
-        checkpoint, settings = prepare.checkpoint_of(config), config.data
+        checkpoint, settings = checkpoint_of(config), config.data
         count = config.rounds.samples_per_round or len(self.real)
         order = torch.randperm(len(self.real), generator=generator(config.run.seed, "real", self.number)).tolist()
         chosen = [order[place % len(order)] for place in range(count)]
         encoder: Encoder = family.load_encoder(checkpoint, accelerator.device)
-        validation, empty = prepare.encode_fixed(config, family, encoder)
+        validation, empty = encode_fixed(config, family, encoder)
         assert settings.cache_dir is not None
         store = TensorStore(settings.cache_dir)
         share = (accelerator.process_index, accelerator.num_processes)
@@ -174,7 +175,7 @@ class Fakes:
         store.refresh()
         by_place = dict(zip(sorted(set(chosen)), encoded.groups, strict=True))
         groups = self._draw(config, family, accelerator, store, [by_place[place] for place in chosen], empty, say)
-        prepare.free_memory()
+        free_memory()
         digest = content_key(*(repr(group) for group in groups))
         return Encoded(EncodedPreferences(groups, store, empty, digest), validation, empty)
 
@@ -188,11 +189,11 @@ class Fakes:
         empty: Any,
         say: Callable[[str], None],
     ) -> list[Group]:
-        checkpoint = prepare.checkpoint_of(config)
-        network = prepare.load_base(config, family, torch.float32).to(accelerator.device).eval()
+        checkpoint = checkpoint_of(config)
+        network = load_base(config, family, torch.float32).to(accelerator.device).eval()
         decoder = family.load_decoder(checkpoint, network, accelerator.device)
         steps, seed = config.validation.num_inference_steps, config.run.seed
-        identity = f"{prepare.weights_hash(network)} {steps} {seed} {self.number} {config.data.resolution}"
+        identity = f"{weights_hash(network)} {steps} {seed} {self.number} {config.data.resolution}"
         keys = [content_key("fake", identity, group.prompt, str(place)) for place, group in enumerate(real)]
         missing = [place for place, key in enumerate(keys) if key not in store]
         mine = missing[accelerator.process_index :: accelerator.num_processes]
@@ -247,7 +248,7 @@ class Watch:
         config, family = self.config, self.family
         if str(step) in self.measures:
             return
-        checkpoint = prepare.checkpoint_of(config)
+        checkpoint = checkpoint_of(config)
         device = next(network.parameters()).device
         encoder = family.load_encoder(checkpoint, device)
         unique = list(dict.fromkeys(self.prompts))

@@ -28,11 +28,12 @@ from diffpref.training.checkpoint import State, check_identity, load_checkpoint,
 from diffpref.training.comparison import build_prober
 from diffpref.training.environment import peak_memory_gib
 from diffpref.training.health import CollapseAlarm, pair_table, saturation, summarize
+from diffpref.training.models import build_models, checkpoint_of
 from diffpref.training.optimizer import build_optimizer, build_schedule, effective_rate
 from diffpref.training.output import save_output
-from diffpref.training.prepare import Source
 from diffpref.training.report import write_report
 from diffpref.training.samples import averaged, draw_samples
+from diffpref.training.source import Rows, Source, candidates_of, read_rows
 from diffpref.training.stream import Drawing, batches
 
 Watch = Callable[[int, torch.nn.Module], None]
@@ -55,10 +56,10 @@ def train(
     trackers = prepare.check_settings(config)
     run, settings = config.run, config.optimization
     resume = prepare.check_output(config)
-    family = find_family(prepare.checkpoint_of(config))
+    family = find_family(checkpoint_of(config))
     prepare.check_family(config, family)
-    times = family.resolve_times(prepare.checkpoint_of(config), config.times)
-    source = source or prepare.Rows(prepare.read_rows(config))
+    times = family.resolve_times(checkpoint_of(config), config.times)
+    source = source or Rows(read_rows(config))
     accelerator = Accelerator(
         mixed_precision=run.mixed_precision,
         log_with=trackers or None,  # type: ignore[arg-type]
@@ -70,7 +71,7 @@ def train(
         torch.backends.cuda.matmul.allow_tf32 = True
     say_once(source.summary())
     encoded = source.encode(config, family, accelerator, say_once)
-    models = prepare.build_models(config, family, accelerator)
+    models = build_models(config, family, accelerator)
     scale = config.comparison.train_guidance_scale
     policy, reference = (guided(model, scale, encoded.empty) for model in (models.policy, models.reference))
     processes = accelerator.num_processes
@@ -94,7 +95,7 @@ def train(
     if accelerator.scaler is not None:
         parts["scaler"] = accelerator.scaler
     state = State(models.network, config.adapter.adapter, parts, ema)
-    alarm, tables, real_fake = CollapseAlarm(), [], prepare.candidates_of(config) == "real_fake"
+    alarm, tables, real_fake = CollapseAlarm(), [], candidates_of(config) == "real_fake"
     first = 0
     if resume is not None:
         first, pending = load_checkpoint(resume, state)

@@ -14,7 +14,7 @@ from diffpref.config import TrainConfig
 from diffpref.settings import to_mapping
 from diffpref.training.card import write_card
 from diffpref.training.environment import versions
-from diffpref.training.prepare import LORA_FILE
+from diffpref.training.models import LORA_FILE
 from diffpref.training.samples import averaged
 
 

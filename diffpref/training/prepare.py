@@ -1,45 +1,29 @@
-"""Everything before the first step: settings checked, data read and encoded, the network and its reference built.
+"""Everything before the first step that can refuse a run, or claims its output directory.
 
 The cheapest checks come first, so that a mistake costs seconds, not the hour that encoding takes.
 """
 
 import dataclasses
-import gc
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
-from accelerate import Accelerator
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from diffpref import atomic
-from diffpref.backbones import Checkpoint, Encoder, Family, weights_hash
-from diffpref.backbones.lora import attach_lora, load_lora_state
-from diffpref.backbones.reference import AdapterOff, frozen_copy
+from diffpref.backbones import Family
 from diffpref.config import TrainConfig
-from diffpref.data.cache import TensorStore, require_space
+from diffpref.data.cache import require_space
 from diffpref.data.chains import EncodedChains
-from diffpref.data.check import check_rows
-from diffpref.data.encode import EncodedPreferences, Framing, encode_preferences
-from diffpref.data.rows import Preferences
-from diffpref.data.scoring import score
-from diffpref.data.sources import as_pairs, read_preferences
-from diffpref.path import GaussianPath
+from diffpref.data.encode import EncodedPreferences
 from diffpref.settings import to_mapping
 from diffpref.training.checkpoint import find_checkpoint
 from diffpref.training.comparison import check_comparison
 from diffpref.training.environment import describe
+from diffpref.training.models import Models, network_weights
 from diffpref.training.optimizer import check_optimizer
+from diffpref.training.source import candidates_of
 from diffpref.training.trackers import check_trackers
-from diffpref.types import Backbone, Cond
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 OUTPUTS = (
     "checkpoint-*",
     "samples",
@@ -52,18 +36,6 @@ OUTPUTS = (
     "unet",
     "transformer",
 )
-
-
-def checkpoint_of(config: TrainConfig) -> Checkpoint:
-    """The base model that the settings name."""
-    model = config.model
-    return Checkpoint(
-        model.pretrained_model_name_or_path,
-        model.revision,
-        model.variant,
-        model.pretrained_vae_model_name_or_path,
-        model.max_sequence_length,
-    )
 
 
 def check_settings(config: TrainConfig) -> list[str]:
@@ -103,11 +75,6 @@ def check_settings(config: TrainConfig) -> list[str]:
     return check_trackers(config.run.report_to)
 
 
-def candidates_of(config: TrainConfig) -> str:
-    """What the objective's groups hold: pairs, lists, chain_pairs or real_fake; an objective of the user's, pairs."""
-    return getattr(config.objective, "candidates", "pairs")
-
-
 def check_family(config: TrainConfig, family: Family) -> None:
     """Raise ValueError for settings that this backbone cannot work with."""
     side = family.SIDE
@@ -118,28 +85,6 @@ def check_family(config: TrainConfig, family: Family) -> None:
         raise ValueError("this backbone is trained as a whole, without LoRA: set adapter: full.")
     if config.model.network_weights is not None:
         network_weights(config.model.network_weights, family)
-
-
-def network_weights(folder: Path, family: Family) -> Path:
-    """The weight file of the trained network in a run's output folder; ValueError where it is missing."""
-    for place in (folder / family.COMPONENT, folder):
-        if (file := place / "diffusion_pytorch_model.safetensors").is_file():
-            return file
-    raise ValueError(
-        f"network_weights {folder} has no {family.COMPONENT}/diffusion_pytorch_model.safetensors: name the output "
-        "folder of a run with adapter: full."
-    )
-
-
-def adapter_state(file: Path, family: Family) -> dict[str, Tensor]:
-    """The tensors of a saved LoRA by peft's names; ValueError where the file cannot be read."""
-    file = file / LORA_FILE if file.is_dir() else file
-    try:
-        saved = load_file(file)
-    except (OSError, SafetensorError) as problem:
-        raise ValueError(f"adapter_weights {file} cannot be read ({problem}): name a {LORA_FILE}.") from None
-    prefix = f"{family.COMPONENT}."
-    return {name.removeprefix(prefix): tensor for name, tensor in saved.items()}
 
 
 def check_output(config: TrainConfig) -> Path | None:
@@ -185,162 +130,6 @@ def write_provenance(config: TrainConfig) -> None:
     folder = config.run.output_dir
     atomic.write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
     atomic.write_json(folder / "environment.json", describe())
-
-
-def read_rows(config: TrainConfig) -> Preferences:
-    """The checked rows of the data set, in the form and with the scores that the objective needs."""
-    data = config.data
-    pairs = [column.partition("=") for column in data.columns]
-    if any(not separator for _, separator, _ in pairs):
-        raise ValueError(f"columns must be written as prompt=my_caption, got {list(data.columns)}.")
-    rows = read_preferences(
-        data.dataset_name,
-        split=data.dataset_split,
-        columns={name: theirs for name, _, theirs in pairs} or None,
-        on_bad_row=data.on_bad_row,
-        max_rows=data.max_train_samples,
-    )
-    if candidates_of(config) == "pairs":
-        rows = as_pairs(rows, lists=data.lists)
-    rows = check_rows(rows, size_mismatch=data.size_mismatch, on_bad_row=data.on_bad_row)
-    return score(rows, config.objective, given=data.given_scores)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What is left of the encoders once they are out of memory."""
-
-    data: EncodedPreferences | EncodedChains
-    validation: Cond
-    empty: Cond
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Where a run's groups come from: read and checked when it is made, encoded when training asks."""
-
-    def summary(self) -> str:
-        """What was read, for people."""
-        ...
-
-    def encode(
-        self, config: TrainConfig, family: Family, accelerator: Accelerator, say: Callable[[str], None]
-    ) -> Encoded:
-        """The groups as tensors in a store."""
-        ...
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Preferences that somebody gave: the source of every method that learns from a fixed data set."""
-
-    rows: Preferences
-
-    def summary(self) -> str:
-        return self.rows.summary()
-
-    def encode(
-        self, config: TrainConfig, family: Family, accelerator: Accelerator, say: Callable[[str], None]
-    ) -> Encoded:
-        return encode(config, family, accelerator, self.rows, say)
-
-
-def encode(
-    config: TrainConfig, family: Family, accelerator: Accelerator, rows: Preferences, say: Callable[[str], None]
-) -> Encoded:
-    """Latents and prompts, from the cache or through the encoders, which are freed before this returns."""
-    checkpoint, settings = checkpoint_of(config), config.data
-    encoder: Encoder = family.load_encoder(checkpoint, accelerator.device)
-    validation, empty = encode_fixed(config, family, encoder)
-    store = TensorStore(settings.cache_dir or config.run.output_dir / "cache")
-    framing = Framing(settings.resolution, settings.crop, settings.random_flip, config.run.seed)
-
-    def report(done: int, total: int) -> None:
-        if done == total or done % 200 < 8:
-            say(f"encoded {done} of {total} pictures")
-
-    data = encode_preferences(
-        rows,
-        encoder,
-        store,
-        framing,
-        dtype=settings.cache_dtype,
-        empty=empty,
-        share=(accelerator.process_index, accelerator.num_processes),
-        report=report,
-    )
-    accelerator.wait_for_everyone()
-    store.refresh()
-    del encoder
-    free_memory()
-    return Encoded(data, validation, empty)
-
-
-def encode_fixed(config: TrainConfig, family: Family, encoder: Encoder) -> tuple[Cond, Cond]:
-    """The validation prompts and the empty prompt."""
-    empty = {name: value.cpu() for name, value in family.empty_prompt(checkpoint_of(config), encoder).items()}
-    prompts = config.validation.validation_prompts
-    validation = {name: value.cpu() for name, value in encoder.encode_prompts(prompts).items()} if prompts else {}
-    return validation, empty
-
-
-def free_memory() -> None:
-    """Give back what deleted models held."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-@dataclass(frozen=True)
-class Models:
-    """The trained network and both models over it. `prepared` is the network as accelerate wraps it."""
-
-    network: torch.nn.Module
-    prepared: torch.nn.Module
-    policy: Backbone
-    reference: Backbone
-    path: GaussianPath
-    base_hash: str
-
-
-def load_base(config: TrainConfig, family: Family, dtype: torch.dtype) -> torch.nn.Module:
-    """The network that training starts from, which is also the reference."""
-    network = family.load_network(checkpoint_of(config), dtype)
-    if config.model.network_weights is not None:
-        network.load_state_dict(load_file(network_weights(config.model.network_weights, family)))
-    return network
-
-
-def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) -> Models:
-    """The network with its adapter or as a whole, and the reference beside it."""
-    settings = config.adapter
-    dtype = DTYPES[config.run.mixed_precision]
-    lora = settings.adapter == "lora"
-    # All weights are trained in float32: an update at a usual learning rate is below half a step of bfloat16.
-    network = load_base(config, family, dtype if lora else torch.float32).to(accelerator.device)
-    base_hash = weights_hash(network)
-    path = family.load_path(checkpoint_of(config))
-    copied = None if lora else frozen_copy(network, dtype)
-    if lora:
-        targets = settings.lora_target_modules or family.LORA_TARGETS
-        attach_lora(network, settings.rank, targets, seed=config.run.seed)
-        if settings.adapter_weights is not None:
-            load_lora_state(network, adapter_state(settings.adapter_weights, family))
-    if config.run.gradient_checkpointing:
-        network.enable_gradient_checkpointing()  # type: ignore[operator]
-    if config.run.enable_xformers_memory_efficient_attention:
-        for module in (network, copied):
-            if module is not None:
-                module.enable_xformers_memory_efficient_attention()  # type: ignore[operator]
-    # Policy and reference must differ by what was learned alone.
-    for module in network.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    network.train()
-    prepared = accelerator.prepare_model(network)
-    policy = family.backbone(prepared, path)
-    reference = AdapterOff(family.backbone(network, path), network) if copied is None else family.backbone(copied, path)
-    return Models(network, prepared, policy, reference, path, base_hash)
 
 
 def identity(

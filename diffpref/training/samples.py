@@ -12,7 +12,8 @@ from diffpref import atomic
 from diffpref.backbones import Family
 from diffpref.config import TrainConfig
 from diffpref.training.grid import picture_grid
-from diffpref.training.prepare import Encoded, checkpoint_of
+from diffpref.training.models import checkpoint_of
+from diffpref.training.source import Encoded
 from diffpref.training.trackers import log_pictures
 
 

@@ -94,7 +94,7 @@ def on_policy_rule(base: str) -> Any:
 
 def _path(name: str) -> Callable[[TrainConfig], Any]:
     from diffpref.backbones import find_family
-    from diffpref.training.prepare import checkpoint_of
+    from diffpref.training.models import checkpoint_of
 
     return lambda config: find_family(checkpoint_of(config)).load_path(checkpoint_of(config))
 
@@ -104,7 +104,7 @@ PATHS = {name: _path(name) for name in ("sdxl", "sd3")}
 
 def step_below(folder: Path, config: TrainConfig, base: str, t: float) -> torch.Tensor:
     from diffpref.backbones import find_family
-    from diffpref.training.prepare import checkpoint_of
+    from diffpref.training.models import checkpoint_of
 
     times = find_family(checkpoint_of(config)).chain_times(PATHS[base](config), config.rounds.chain_steps)
     return times[int((times - t).abs().argmin()) + 1][None]

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from diffpref.backbones import edm, find_family
 from diffpref.config import TrainConfig
 from diffpref.rounds import self_play
-from diffpref.training import loop, prepare
+from diffpref.training import loop
+from diffpref.training.models import LORA_FILE, checkpoint_of
 from tests.rounds.conftest import start
 from tests.small_sdxl import SIZE, read_metrics, save_pairs
 
@@ -36,7 +37,7 @@ def test_the_best_step_is_the_next_reference(ddo: Make, monkeypatch: pytest.Monk
     falling(monkeypatch, [9.0, 5.0, 7.0, 5.0, 6.0, 4.0])
     config = ddo()
     out, seen = config.run.output_dir, []
-    build = loop.prepare.build_models
+    build = loop.build_models
 
     def spy(config: TrainConfig, *rest: Any) -> Any:
         models = build(config, *rest)
@@ -115,7 +116,7 @@ def test_fakes_are_the_references_samples(ddo: Make, monkeypatch: pytest.MonkeyP
     config = ddo(rounds=1, samples_per_round=5, measure="")
     assert start(config) == config.run.output_dir / "round-1" / "train"
     (given, encoded) = kept[0]
-    data, checkpoint = encoded.data, prepare.checkpoint_of(config)
+    data, checkpoint = encoded.data, checkpoint_of(config)
     assert len(data) == 5
     candidates = data.candidates(range(5), [False] * 5, [False] * 5)
     assert candidates.scores.tolist() == [[1.0, 0.0]] * 5
@@ -146,8 +147,8 @@ def test_a_lora_round_with_pairs_as_real_pictures(ddo: Make, bases: dict[str, Pa
             rounds=1,
         )
     )
-    assert (done / prepare.LORA_FILE).is_file() or (done / "pytorch_lora_weights.safetensors").is_file()
-    assert find_family(prepare.checkpoint_of(ddo())) is edm
+    assert (done / LORA_FILE).is_file() or (done / "pytorch_lora_weights.safetensors").is_file()
+    assert find_family(checkpoint_of(ddo())) is edm
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ METRICS = {
     "rewards/chosen",
     "rewards/rejected",
     "rewards/margins",
+    "rewards/discrimination",
     "rewards/accuracies",
     "saturated",
     "margins/p10",

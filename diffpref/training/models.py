@@ -1,0 +1,114 @@
+"""The network that is trained and the reference beside it, from a checkpoint and the settings."""
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffpref.backbones import Checkpoint, Family, weights_hash
+from diffpref.backbones.lora import attach_lora, load_lora_state
+from diffpref.backbones.reference import AdapterOff, frozen_copy
+from diffpref.config import TrainConfig
+from diffpref.path import GaussianPath
+from diffpref.types import Backbone
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def checkpoint_of(config: TrainConfig) -> Checkpoint:
+    """The base model that the settings name."""
+    model = config.model
+    return Checkpoint(
+        model.pretrained_model_name_or_path,
+        model.revision,
+        model.variant,
+        model.pretrained_vae_model_name_or_path,
+        model.max_sequence_length,
+    )
+
+
+def network_weights(folder: Path, family: Family) -> Path:
+    """The weight file of the trained network in a run's output folder; ValueError where it is missing."""
+    for place in (folder / family.COMPONENT, folder):
+        if (file := place / "diffusion_pytorch_model.safetensors").is_file():
+            return file
+    raise ValueError(
+        f"network_weights {folder} has no {family.COMPONENT}/diffusion_pytorch_model.safetensors: name the output "
+        "folder of a run with adapter: full."
+    )
+
+
+def adapter_state(file: Path, family: Family) -> dict[str, Tensor]:
+    """The tensors of a saved LoRA by peft's names; ValueError where the file cannot be read."""
+    file = file / LORA_FILE if file.is_dir() else file
+    try:
+        saved = load_file(file)
+    except (OSError, SafetensorError) as problem:
+        raise ValueError(f"adapter_weights {file} cannot be read ({problem}): name a {LORA_FILE}.") from None
+    prefix = f"{family.COMPONENT}."
+    return {name.removeprefix(prefix): tensor for name, tensor in saved.items()}
+
+
+def load_base(config: TrainConfig, family: Family, dtype: torch.dtype) -> torch.nn.Module:
+    """The network that training starts from, which is also the reference."""
+    network = family.load_network(checkpoint_of(config), dtype)
+    if config.model.network_weights is not None:
+        network.load_state_dict(load_file(network_weights(config.model.network_weights, family)))
+    return network
+
+
+@dataclass(frozen=True)
+class Models:
+    """The trained network and both models over it. `prepared` is the network as accelerate wraps it."""
+
+    network: torch.nn.Module
+    prepared: torch.nn.Module
+    policy: Backbone
+    reference: Backbone
+    path: GaussianPath
+    base_hash: str
+
+
+def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) -> Models:
+    """The network with its adapter or as a whole, and the reference beside it."""
+    settings = config.adapter
+    dtype = DTYPES[config.run.mixed_precision]
+    lora = settings.adapter == "lora"
+    # All weights are trained in float32: an update at a usual learning rate is below half a step of bfloat16.
+    network = load_base(config, family, dtype if lora else torch.float32).to(accelerator.device)
+    base_hash = weights_hash(network)
+    path = family.load_path(checkpoint_of(config))
+    copied = None if lora else frozen_copy(network, dtype)
+    if lora:
+        targets = settings.lora_target_modules or family.LORA_TARGETS
+        attach_lora(network, settings.rank, targets, seed=config.run.seed)
+        if settings.adapter_weights is not None:
+            load_lora_state(network, adapter_state(settings.adapter_weights, family))
+    if config.run.gradient_checkpointing:
+        network.enable_gradient_checkpointing()  # type: ignore[operator]
+    if config.run.enable_xformers_memory_efficient_attention:
+        for module in (network, copied):
+            if module is not None:
+                module.enable_xformers_memory_efficient_attention()  # type: ignore[operator]
+    # Policy and reference must differ by what was learned alone.
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    network.train()
+    prepared = accelerator.prepare_model(network)
+    policy = family.backbone(prepared, path)
+    reference = AdapterOff(family.backbone(network, path), network) if copied is None else family.backbone(copied, path)
+    return Models(network, prepared, policy, reference, path, base_hash)
+
+
+def free_memory() -> None:
+    """Give back what deleted models held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
