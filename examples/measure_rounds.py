@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=9, help="levels of the sampler, as in the config")
     args = parser.parse_args()
     rounds = json.loads((args.run / "self_play.json").read_text())["rounds"]
-    rows = [("base", None)] + [(f"round {entry['round']}", Path(entry["best"])) for entry in rounds]
+    rows = [("base", None)] + [(f"round {entry['round']}", args.run / entry["best"]) for entry in rounds]
     result: dict[str, float] = {}
     for name, weights in rows:
         start = time.monotonic()

@@ -146,7 +146,10 @@ def read_tables(source: str, tables: Sequence[Table], *, on_bad_row: OnBadRow, m
                 scores.append(shared.setdefault(choice.scores, choice.scores))
         starts.append(starts[-1] + left)
     if not index:
-        raise ValueError(f"{source}: no usable row among {starts[-1]} read: {count_reasons(dropped)}.")
+        remedy = (
+            " There is no preference in the data: score its pictures so that they differ." if "tie" in dropped else ""
+        )
+        raise ValueError(f"{source}: no usable row among {starts[-1]} read: {count_reasons(dropped)}.{remedy}")
     line = f"read: {starts[-1]} rows, {len(index)} kept{count_dropped(dropped)}"
     name = " + ".join(dict.fromkeys(table.schema.name for table in tables))
     return Preferences(source, name, _Reader(tuple(tables), tuple(starts)), index, scores, dict(dropped), (line,))

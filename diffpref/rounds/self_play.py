@@ -18,8 +18,8 @@ from accelerate import Accelerator
 from diffpref import atomic
 from diffpref.backbones import Encoder, Family, find_family, weights_hash
 from diffpref.config import TrainConfig
-from diffpref.data.cache import TensorStore, content_key
-from diffpref.data.encode import EncodedPreferences, Framing, Group, encode_preferences
+from diffpref.data.cache import TensorStore, content_key, to_dtype
+from diffpref.data.encode import EncodedPreferences, Framing, Group, encode_preferences, to_square
 from diffpref.data.pictures import read_pictures
 from diffpref.data.rows import Preferences
 from diffpref.evaluate.measure import find_measure
@@ -77,11 +77,11 @@ def play(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
             history.append(_round(folder, number))
             if accelerator.is_main_process:
                 atomic.write_json(out / "self_play.json", {"rounds": history})
-        best = Path(history[number - 1]["best"])
+        best = out / history[number - 1]["best"]
         values = history[number - 1]["measures"]
         if values and min(values.values()) >= values["0"]:
             say(f"round {number} did not improve {config.rounds.measure}: the game ends here")
-            return best if number == 1 else Path(history[number - 2]["best"])
+            return best if number == 1 else out / history[number - 2]["best"]
     return best or out
 
 
@@ -95,8 +95,8 @@ def _round(folder: Path, number: int) -> dict[str, Any]:
     kept = folder / "measures.json"
     measures: dict[str, float] = json.loads(kept.read_text()) if kept.is_file() else {}
     step = min(measures, key=measures.__getitem__) if measures else None
-    best = folder / "best" if measures else folder / "train"
-    return {"round": number, "measures": measures, "best_step": step, "best": str(best)}
+    best = f"{folder.name}/{'best' if measures else 'train'}"
+    return {"round": number, "measures": measures, "best_step": None if step is None else int(step), "best": best}
 
 
 def _check(config: TrainConfig) -> None:
@@ -193,14 +193,17 @@ class Fakes:
         network = load_base(config, family, torch.float32).to(accelerator.device).eval()
         decoder = family.load_decoder(checkpoint, network, accelerator.device)
         steps, seed = config.validation.num_inference_steps, config.run.seed
-        identity = f"{weights_hash(network)} {steps} {seed} {self.number} {config.data.resolution}"
+        identity = (
+            f"{weights_hash(network)} {steps} {seed} {self.number} {config.data.resolution} {config.data.cache_dtype}"
+        )
         keys = [content_key("fake", identity, group.prompt, str(place)) for place, group in enumerate(real)]
         missing = [place for place, key in enumerate(keys) if key not in store]
         mine = missing[accelerator.process_index :: accelerator.num_processes]
+        encoder: Encoder = family.load_encoder(checkpoint, accelerator.device)
         for first in range(0, len(mine), SAMPLE_BATCH):
             part = mine[first : first + SAMPLE_BATCH]
             prompts = [store.get(real[place].prompt) for place in part]
-            latents = family.sample_latents(
+            pictures = family.sample(
                 decoder,
                 {name: torch.stack([prompt[name] for prompt in prompts]) for name in prompts[0]},
                 empty,
@@ -210,8 +213,12 @@ class Fakes:
                 guidance_scale=1.0,
                 batch_size=SAMPLE_BATCH,
             )
+            # Through the same pixels and the same encoder as the real ones: raw samples would give themselves away.
+            squares = [to_square(picture.convert("RGB"), config.data.resolution, (0.5, 0.5)) for picture in pictures]
+            draws = [generator(seed, "posterior", self.number, place) for place in part]
+            latents = encoder.encode_pictures(torch.stack(squares), draws)
             for place, latent in zip(part, latents, strict=True):
-                store.add(keys[place], {"latent": latent.float()})
+                store.add(keys[place], {"latent": latent.to(to_dtype(config.data.cache_dtype))})
             done = first + len(part)
             if done == len(mine) or done // SAMPLE_BATCH % 16 == 0:
                 store.flush()

@@ -42,6 +42,11 @@ def check_comparison(settings: Comparison) -> None:
         )
     if not settings.inversion_eta >= 0:
         raise ValueError(f"inversion_eta must be 0 or above, got {settings.inversion_eta}; InPO's code uses 0.1.")
+    if settings.train_guidance_scale != 1 and settings.probe != "transition":
+        raise ValueError(
+            f"train_guidance_scale is for probe: transition, got {settings.train_guidance_scale} with probe: "
+            f"{settings.probe}; published losses on pictures have none: leave it out."
+        )
     if settings.stored_inversions < 0:
         raise ValueError(f"stored_inversions must be 0 or above, got {settings.stored_inversions}.")
     if settings.stored_inversions and settings.probe != "inversion":

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -47,9 +48,9 @@ def test_the_best_step_is_the_next_reference(ddo: Make, monkeypatch: pytest.Monk
     monkeypatch.setattr(loop.prepare, "build_models", spy)
     best = start(config)
     first, second = history(out)
-    assert first["measures"] == {"0": 9.0, "2": 5.0, "4": 7.0} and first["best_step"] == "2"
-    assert second["measures"] == {"0": 5.0, "2": 6.0, "4": 4.0} and second["best_step"] == "4"
-    assert best == out / "round-2" / "best" == Path(second["best"])
+    assert first["measures"] == {"0": 9.0, "2": 5.0, "4": 7.0} and first["best_step"] == 2
+    assert second["measures"] == {"0": 5.0, "2": 6.0, "4": 4.0} and second["best_step"] == 4
+    assert best == out / "round-2" / "best" == out / second["best"]
     (none, _), (named, weights) = seen
     assert none is None and named == out / "round-1" / "best"
     saved = load_file(out / "round-1" / "best" / WEIGHTS)
@@ -122,7 +123,8 @@ def test_fakes_are_the_references_samples(ddo: Make, monkeypatch: pytest.MonkeyP
     assert candidates.scores.tolist() == [[1.0, 0.0]] * 5
     network = edm.load_network(checkpoint, torch.float32)
     seeds = [self_play.generator(0, "fake", 1, place).initial_seed() for place in range(5)]
-    drawn = edm.sample_latents(
+    # The fakes are what the reference draws, through the pixels and the encoder that the real ones came through.
+    drawn = edm.sample(
         edm.load_decoder(checkpoint, network, torch.device("cpu")),
         candidates.cond,
         encoded.empty,
@@ -132,7 +134,10 @@ def test_fakes_are_the_references_samples(ddo: Make, monkeypatch: pytest.MonkeyP
         guidance_scale=1.0,
         batch_size=5,
     )
-    assert torch.equal(candidates.x0[:, 1], drawn.float())
+    pixels = torch.stack([torch.from_numpy(np.array(picture.convert("RGB"))) for picture in drawn])
+    encoder = edm.load_encoder(checkpoint, torch.device("cpu"))
+    latents = encoder.encode_pictures(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, [])
+    assert torch.equal(candidates.x0[:, 1], latents)
     assert candidates.x0[:, 0].abs().max() <= 1 and len(set(seeds)) == 5
 
 
