@@ -45,7 +45,7 @@ def test_the_best_step_is_the_next_reference(ddo: Make, monkeypatch: pytest.Monk
         seen.append((config.model.network_weights, {n: t.clone() for n, t in models.network.state_dict().items()}))
         return models
 
-    monkeypatch.setattr(loop.prepare, "build_models", spy)
+    monkeypatch.setattr(loop, "build_models", spy)
     best = start(config)
     first, second = history(out)
     assert first["measures"] == {"0": 9.0, "2": 5.0, "4": 7.0} and first["best_step"] == 2
@@ -137,7 +137,8 @@ def test_fakes_are_the_references_samples(ddo: Make, monkeypatch: pytest.MonkeyP
     pixels = torch.stack([torch.from_numpy(np.array(picture.convert("RGB"))) for picture in drawn])
     encoder = edm.load_encoder(checkpoint, torch.device("cpu"))
     latents = encoder.encode_pictures(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, [])
-    assert torch.equal(candidates.x0[:, 1], latents)
+    # Batches differ in the last bit of a float, and that in one of 255 levels.
+    torch.testing.assert_close(candidates.x0[:, 1], latents, rtol=0, atol=1.01 / 127.5)
     assert candidates.x0[:, 0].abs().max() <= 1 and len(set(seeds)) == 5
 
 
