@@ -32,7 +32,7 @@ def claim(config: TrainConfig, *, main: bool) -> Path:
                 *(p for pattern in OUTPUTS for p in folder.glob(pattern)),
             ):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    elif kept.is_file():
+    elif kept.is_file() and any(folder.glob("round-*")):
         before = yaml.safe_load(kept.read_text(encoding="utf-8"))
         differ = [key for key in now if key not in FREE and before.get(key) != now[key]]
         if differ:
