@@ -238,11 +238,6 @@ def sample(
     return pictures
 
 
-def sample_latents(decoder: Any, prompts: Cond, empty: Cond, **options: Any) -> Float[Tensor, "n c h w"]:
-    """What `sample` would decode, as the network sees it; the same options."""
-    return torch.stack(sample(decoder, prompts, empty, output_type="latent", **options))
-
-
 def latent_shape(decoder: Any, resolution: int) -> tuple[int, ...]:
     """Channels, height and width of one picture as the network sees it."""
     config = decoder.unet.config

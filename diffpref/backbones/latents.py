@@ -92,11 +92,6 @@ def sample(
     return pictures
 
 
-def sample_latents(decoder: Any, prompts: Cond, empty: Cond, **options: Any) -> Float[Tensor, "n c h w"]:
-    """What `sample` would decode, in the network's units; the same options."""
-    return torch.stack(sample(decoder, prompts, empty, output_type="latent", **options))
-
-
 def latent_shape(decoder: Any, resolution: int) -> tuple[int, ...]:
     """Channels, height and width of one picture's latent."""
     network = decoder.unet if hasattr(decoder, "unet") else decoder.transformer

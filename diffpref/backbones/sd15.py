@@ -24,7 +24,7 @@ UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety
 load_network, load_path, save_lora = unet.load_network, unet.load_path, unet.save_lora
 resolve_times, draw_t, loss_weight = unet.resolve_times, unet.draw_t, unit_weight
 chain_times, time_fraction = unet.chain_times, unet.time_fraction
-sample, sample_latents, decode = latents.sample, latents.sample_latents, latents.decode
+sample, decode = latents.sample, latents.decode
 latent_shape = latents.latent_shape
 
 

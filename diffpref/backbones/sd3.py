@@ -33,7 +33,7 @@ CLEANEST, NOISIEST = 1 / STEPS, 1 - 1 / STEPS
 left, so its SNR is zero and its log has no value."""
 LONGEST_PROMPT = 512
 
-sample, sample_latents, decode = latents.sample, latents.sample_latents, latents.decode
+sample, decode = latents.sample, latents.decode
 latent_shape = latents.latent_shape
 loss_weight = unit_weight
 

@@ -343,7 +343,9 @@ def test_latents_decode_to_the_samples(grey: Checkpoint) -> None:
     decoder = edm.load_decoder(grey, edm.load_network(grey, torch.float32), CPU)
     labels = torch.tensor([0, 1, 2])
     options = {"resolution": SIZE, "seeds": [7, 8, 9], "steps": 3, "guidance_scale": 2.0, "batch_size": 2}
-    latents = edm.sample_latents(decoder, {"labels": labels}, {"labels": torch.tensor([3])}, **options)
+    latents = torch.stack(
+        edm.sample(decoder, {"labels": labels}, {"labels": torch.tensor([3])}, **options, output_type="latent")
+    )
     assert latents.shape == (3, PATCH**2, SIZE // PATCH, SIZE // PATCH)
     decoded = [picture.tobytes() for picture in edm.decode(decoder, latents)]
     assert decoded == [picture.tobytes() for picture in draw(decoder, labels)]

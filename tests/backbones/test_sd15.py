@@ -202,7 +202,7 @@ def test_samples_are_those_of_the_stock_pipeline(
     given = decoder, encoder.encode_prompts(PROMPTS), sd15.empty_prompt(checkpoint, encoder)
     options: dict[str, Any] = {"resolution": SIZE, "seeds": [7, 8, 9], "steps": 2, "batch_size": 2}
     pictures = sd15.sample(*given, guidance_scale=4.0, **options)
-    latents = sd15.sample_latents(*given, guidance_scale=4.0, **options)
+    latents = torch.stack(sd15.sample(*given, guidance_scale=4.0, **options, output_type="latent"))
     assert [p.tobytes() for p in sd15.decode(decoder, latents[:2])] == [p.tobytes() for p in pictures[:2]]
     pipeline = stock(checkpoint)
     for place, prompt in enumerate(PROMPTS):

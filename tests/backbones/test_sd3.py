@@ -185,7 +185,9 @@ def test_following_the_backbone_is_sampling_without_guidance(base: Checkpoint) -
             x = x + (there - here) * backbone(x, here.expand(1), cond)
     decoder, empty = sd3.load_decoder(base, network, CPU), sd3.empty_prompt(base, encoder)
     options = {**OPTIONS, "seeds": [7]}
-    torch.testing.assert_close(sd3.sample_latents(decoder, cond, empty, guidance_scale=1.0, **options), x)
+    torch.testing.assert_close(
+        torch.stack(sd3.sample(decoder, cond, empty, guidance_scale=1.0, **options, output_type="latent")), x
+    )
 
 
 def test_chains_run_on_their_levels(base: Checkpoint) -> None:
@@ -265,7 +267,7 @@ def test_samples_are_those_of_the_stock_pipeline(base: Checkpoint, with_t5: Chec
     decoder = sd3.load_decoder(checkpoint, network, CPU)
     given = decoder, encoder.encode_prompts(PROMPTS), sd3.empty_prompt(checkpoint, encoder)
     pictures = sd3.sample(*given, guidance_scale=4.0, **OPTIONS)
-    latents = sd3.sample_latents(*given, guidance_scale=4.0, **OPTIONS)
+    latents = torch.stack(sd3.sample(*given, guidance_scale=4.0, **OPTIONS, output_type="latent"))
     assert [p.tobytes() for p in sd3.decode(decoder, latents[:2])] == [p.tobytes() for p in pictures[:2]]
     pipeline = stock(checkpoint, t5=t5)
     if t5:

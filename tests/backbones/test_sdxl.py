@@ -199,7 +199,7 @@ def test_samples_are_those_of_the_stock_pipeline(base: Checkpoint) -> None:
     decoder = sdxl.load_decoder(base, network, CPU)
     given = decoder, encoder.encode_prompts(["red cat", "a dog", "two cats"]), sdxl.empty_prompt(base, encoder)
     pictures = sdxl.sample(*given, **OPTIONS)
-    decoded = sdxl.decode(decoder, sdxl.sample_latents(*given, **OPTIONS)[:2])
+    decoded = sdxl.decode(decoder, torch.stack(sdxl.sample(*given, **OPTIONS, output_type="latent"))[:2])
     assert [p.tobytes() for p in decoded] == [p.tobytes() for p in pictures[:2]]
     pipeline = stock(base)
     for place, prompt in enumerate(["red cat", "a dog", "two cats"]):
@@ -216,7 +216,7 @@ def test_a_half_precision_network_is_decoded_in_float32(base: Checkpoint) -> Non
     encoder, network = sdxl.load_encoder(base, CPU), sdxl.load_network(base, torch.bfloat16)
     decoder = sdxl.load_decoder(base, network, CPU)
     given = decoder, encoder.encode_prompts(["red cat", "a dog", "two cats"]), sdxl.empty_prompt(base, encoder)
-    latents = sdxl.sample_latents(*given, **OPTIONS)
+    latents = torch.stack(sdxl.sample(*given, **OPTIONS, output_type="latent"))
     assert latents.dtype == torch.bfloat16 and len(sdxl.sample(*given, **OPTIONS)) == 3
     plain = sdxl.decode(decoder, latents)
     with torch.autocast("cpu", torch.bfloat16):
