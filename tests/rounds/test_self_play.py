@@ -60,7 +60,9 @@ def test_the_best_step_is_the_next_reference(ddo: Make, monkeypatch: pytest.Monk
     for number in (1, 2):
         # Policy and reference agree again: (1 + alpha) log 2.
         metrics = read_metrics(out / f"round-{number}" / "train")[0]
-        assert metrics["loss"] == pytest.approx(5 * 0.6931472, rel=1e-5) and metrics["rewards/margins"] == 0
+        assert metrics["loss"] == pytest.approx(5 * 0.6931472, rel=1e-5)
+        # Two copies of the weights on two threads: convolutions may differ in the last bit.
+        assert abs(metrics["rewards/margins"]) < 1e-4
     # Started again, nothing is trained; with overwrite_output_dir, all.
     monkeypatch.setattr(self_play, "train", lambda *given, **options: pytest.fail("trained again"))
     assert start(config) == best
