@@ -77,11 +77,11 @@ def play(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
             history.append(_round(folder, number))
             if accelerator.is_main_process:
                 atomic.write_json(out / "self_play.json", {"rounds": history})
-        best = out / history[number - 1]["best"]
+        last, best = best, out / str(history[number - 1]["best"])
         values = history[number - 1]["measures"]
         if values and min(values.values()) >= values["0"]:
             say(f"round {number} did not improve {config.rounds.measure}: the game ends here")
-            return best if number == 1 else out / history[number - 2]["best"]
+            return last or best
     return best or out
 
 
