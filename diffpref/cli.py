@@ -7,7 +7,10 @@ from collections.abc import Sequence
 COMMANDS = {
     "quickstart": ("diffpref.quickstart", "the whole road on a small real model: samples, DPO, samples, report"),
     "train": ("diffpref.train", "fine-tune a model on preferences (the same as accelerate launch -m diffpref.train)"),
-    "label-pairs": ("diffpref.label.command", "a local page on which a person says which of two pictures is better"),
+    "label-pairs": (
+        "diffpref.label.people.command",
+        "a local page on which a person compares pictures",
+    ),
     "data": ("diffpref.data.command", "look at, check and convert preference data"),
 }
 

@@ -1,14 +1,13 @@
 """Settings read from YAML and the command line, and written back: flat keys, checked by name and type."""
 
 import dataclasses
-import difflib
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from diffpref.config import ALIASES, OBJECTIVES, TrainConfig
+from diffpref.typed import convert, nearest, read_yaml
 
 
 def _groups(config: TrainConfig) -> Iterator[tuple[str, Any]]:
@@ -23,49 +22,6 @@ def _fields(config: TrainConfig) -> dict[str, tuple[str, Any]]:
         hints = typing.get_type_hints(type(group))
         found.update({f.name: (name, hints[f.name]) for f in dataclasses.fields(group)})
     return found
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    """The YAML value as the field's type; raises TypeError where it does not fit."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _convert(value, next(a for a in arguments if a is not type(None)))
-    if origin is Literal:
-        # YAML reads a bare `no` as false.
-        value = "no" if value is False and "no" in arguments else value
-        if value not in arguments:
-            raise TypeError(f"one of {', '.join(map(str, arguments))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise TypeError("a list")
-        try:
-            return tuple(_convert(item, arguments[0]) for item in value)
-        except TypeError as rule:
-            raise TypeError(f"a list of {rule}") from None
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if hint is float:
-        # YAML 1.1 reads 1e-5, without a point, as text.
-        if isinstance(value, str):
-            try:
-                value = float(value)
-            except ValueError:
-                raise TypeError("a number") from None
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        raise TypeError("a number")
-    if type(value) is not hint:
-        expected = {int: "a whole number", bool: "true or false", str: "text", Path: "a path"}
-        raise TypeError(expected.get(hint, hint.__name__))
-    return value
-
-
-def _nearest(key: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    return f" Perhaps you meant {close[0]!r}." if close else ""
 
 
 def from_mapping(values: Mapping[str, Any], where: str, base: TrainConfig | None = None) -> TrainConfig:
@@ -88,10 +44,10 @@ def from_mapping(values: Mapping[str, Any], where: str, base: TrainConfig | None
         if key != given and key in values:
             raise ValueError(f"{where}: {given} and {key} are two names of one setting: give one of them.")
         if key not in known:
-            raise ValueError(f"{where}: unknown key {given!r}.{_nearest(given, [*known, *ALIASES, 'objective'])}")
+            raise ValueError(f"{where}: unknown key {given!r}.{nearest(given, [*known, *ALIASES, 'objective'])}")
         group, hint = known[key]
         try:
-            changes.setdefault(group, {})[key] = _convert(value, hint)
+            changes.setdefault(group, {})[key] = convert(value, hint)
         except TypeError as rule:
             raise ValueError(f"{where}: {given} must be {rule}, got {value!r}.") from None
     try:
@@ -103,18 +59,7 @@ def from_mapping(values: Mapping[str, Any], where: str, base: TrainConfig | None
 
 def from_yaml(path: Path) -> TrainConfig:
     """The settings of a YAML file; raises ValueError naming the file and key where it is wrong."""
-    import yaml
-
-    if not path.is_file():
-        raise ValueError(f"{path}: no such config file.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise ValueError(f"{path} is no valid YAML: {problem}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold `key: value` lines.")
-    # YAML reads a key like 7 or no as a number or a truth value; none is a key of ours.
-    return from_mapping({str(key): value for key, value in values.items()}, str(path))
+    return from_mapping(read_yaml(path), str(path))
 
 
 def to_mapping(config: TrainConfig) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def encode_preferences(
     rank, processes = share
     # By the key, not by the place among the missing: another process may have written before this one looked.
     prompts = [key for key in store.missing(texts) if int(key[:8], 16) % processes == rank]
-    _encode_prompts({key: texts[key] for key in prompts}, encoder, store, dtype)
+    encode_prompts({key: texts[key] for key in prompts}, encoder, store, dtype)
     mine = [(key, place) for key, place in todo.items() if int(key[:8], 16) % processes == rank]
     for done, batch in _batches(mine, batch_size):
         pictures = []
@@ -160,7 +160,8 @@ def _batches(items: Sequence, size: int) -> Iterator[tuple[int, Sequence]]:
         yield start, items[start : start + size]
 
 
-def _encode_prompts(texts: dict[str, str], encoder: Encoder, store: TensorStore, dtype: str) -> None:
+def encode_prompts(texts: dict[str, str], encoder: Encoder, store: TensorStore, dtype: str) -> None:
+    """Put the tensors of each text into the store under its key, floating ones in dtype."""
     for _, batch in _batches(list(texts.items()), 16):
         encoded = encoder.encode_prompts([text for _, text in batch])
         for place, (key, _) in enumerate(batch):

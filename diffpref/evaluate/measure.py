@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from diffpref.dotted import FORMS, is_address, load_callable
 from diffpref.evaluate.fashion import fashion_frechet, load_classifier, load_real_features
-from diffpref.rewards import _attribute
 
 Measure: TypeAlias = Callable[[list[Image.Image], list[str]], float]
 """(pictures, one prompt a picture) -> one finite number for all of them; lower is better."""
@@ -20,7 +20,7 @@ _SIDE = 28
 
 def _known() -> str:
     names = f"measure must be one of {sorted(NAMES)}"
-    return f'{names}, or your own function as "module:function" or "path/to/file.py:function"'
+    return f"{names}, or your own function as {FORMS}"
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,6 @@ def find_measure(name: str, device: str | torch.device = "cpu") -> CheckedMeasur
     """
     if name in NAMES:
         return CheckedMeasure(name, NAMES[name](torch.device(device)))
-    if not all(name.rpartition(":")[::2]):
+    if not is_address(name):
         raise ValueError(f"{_known()}; got {name!r}.")
-    try:
-        return CheckedMeasure(name, _attribute(name, name))
-    except ValueError as problem:
-        # The loader is that of rewards, and its messages say so.
-        raise ValueError(f"measure {str(problem).removeprefix('reward ')}") from problem
+    return CheckedMeasure(name, load_callable("measure", name))

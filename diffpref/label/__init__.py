@@ -1,6 +1,1 @@
-"""Labels by people: pairs of pictures in a folder, a local page that asks which is better, the answers as numbers."""
-
-from diffpref.label.pairs import Pair, read_labels, read_pairs, unanswered, write_pairs
-from diffpref.label.person import serve
-
-__all__ = ["Pair", "read_labels", "read_pairs", "serve", "unanswered", "write_pairs"]
+"""Synthetic preference data: pictures of any prompts by any generators, scored by rewards, packed for training."""

@@ -5,6 +5,7 @@ It shares nothing with `diffpref.evaluate.judge` but the kind of pictures. Axes:
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -72,13 +73,28 @@ class EmojiHand:
     def __init__(self, network: HandNetwork, device: torch.device) -> None:
         self.network = network.eval().requires_grad_(False).to(device)
         self.device = device
+        self.provenance = {"checkpoint": "assets/emoji-reward", "unit": "logit", "dtype": "float32"}
 
     @torch.no_grad()
-    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Float[Tensor, " n"]:
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Float[Tensor, " n"]:
         """The logit that each picture is OpenMoji's and not Google's or Twitter's, on the CPU."""
         chunks = [images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK)]
         logits = [self.network(to_tensor(chunk).to(self.device)).cpu() for chunk in chunks]
         return torch.cat(logits) if logits else torch.zeros(0)
+
+    def pair_logit(self, a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The difference of the logits: a is preferred where it is OpenMoji's and b is not."""
+        return a - b
+
+
+@dataclass(frozen=True)
+class EmojiHandSettings:
+    """The embedded reward has nothing to set but where its files are."""
+
+    directory: Path | None = None
+
+    def load(self, device: torch.device) -> EmojiHand:
+        return load(device, self.directory)
 
 
 def save(network: HandNetwork, directory: Path, *, notes: dict[str, object]) -> None:

@@ -13,6 +13,7 @@ from diffpref.backbones import Encoder, Family
 from diffpref.backbones.guidance import guided
 from diffpref.config import TrainConfig
 from diffpref.data.cache import TensorStore, content_key, to_dtype
+from diffpref.data.encode import encode_prompts
 from diffpref.training.models import build_models, checkpoint_of, free_memory
 from diffpref.training.source import encode_fixed
 from diffpref.training.stream import generator
@@ -50,19 +51,15 @@ def collect(
     encoder: Encoder = family.load_encoder(checkpoint_of(config), device)
     validation, empty = encode_fixed(config, family, encoder)
     prompt_keys = [content_key(prompt, encoder.identity) for prompt in prompts]
-    missing = [place for place, key in enumerate(prompt_keys) if key not in store]
-    for first in range(0, len(missing), 16):
-        part = missing[first : first + 16]
-        encoded = encoder.encode_prompts([prompts[place] for place in part])
-        for row, place in enumerate(part):
-            store.add(prompt_keys[place], {name: value[row] for name, value in encoded.items()})
+    texts = dict(zip(prompt_keys, prompts, strict=True))
+    encode_prompts({key: texts[key] for key in store.missing(prompt_keys)}, encoder, store, "float32")
     store.flush()
     del encoder
     free_memory()
 
     models = build_models(config, family, accelerator)
     models.network.eval()
-    policy = guided(models.policy, config.comparison.train_guidance_scale, on_device(empty, device))
+    policy = guided(models.policy, config.comparison.train_guidance_scale, empty)
     times = family.chain_times(models.path, rounds.chain_steps).to(device)
     weights = f"{models.base_hash} {config.adapter.adapter_weights} {config.comparison.train_guidance_scale}"
     each = range(rounds.chains_per_prompt)
@@ -107,8 +104,3 @@ def collect(
     del models, decoder, policy
     free_memory()
     return Collection(prompts, prompt_keys, keys, pictures, times.cpu(), store, validation, empty)
-
-
-def on_device(cond: Cond, device: torch.device) -> Cond:
-    """The tensors on a device."""
-    return {name: value.to(device) for name, value in cond.items()}

@@ -15,11 +15,11 @@ from diffpref.config import TrainConfig
 from diffpref.data.cache import content_key
 from diffpref.data.chains import ChainPair, EncodedChains
 from diffpref.data.prompts import read_prompts
-from diffpref.label import Pair, read_labels, serve, unanswered, write_pairs
-from diffpref.label.pairs import PAIRS
+from diffpref.label.people import Pair, read_labels, serve, unanswered, write_pairs
+from diffpref.label.people.pairs import PAIRS
 from diffpref.rewards import find_reward
 from diffpref.rounds.collect import Collection, collect
-from diffpref.rounds.progress import claim
+from diffpref.rounds.progress import claim, round_settings
 from diffpref.training import prepare
 from diffpref.training.loop import train
 from diffpref.training.models import LORA_FILE, checkpoint_of
@@ -118,17 +118,8 @@ def _check(config: TrainConfig) -> None:
 
 def _settings_of(config: TrainConfig, number: int) -> TrainConfig:
     """The settings of one round: its own folder and seed, from the last round's weights."""
-    out, last = config.run.output_dir, config.run.output_dir / f"round-{number - 1}" / "train"
-    folder = out / f"round-{number}" / "train"
-    resume = "latest" if (folder / "config.yaml").is_file() else None
-    run = replace(
-        config.run,
-        output_dir=folder,
-        seed=config.run.seed + number - 1,
-        resume_from_checkpoint=resume,
-        overwrite_output_dir=False,
-    )
-    config = replace(config, run=run)
+    last = config.run.output_dir / f"round-{number - 1}" / "train"
+    config = round_settings(config, number)
     if number == 1:
         return config
     if config.adapter.adapter == "lora":

@@ -1,6 +1,7 @@
 """Whose folder the rounds run in: the settings they began with, so that going on never mixes two runs."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -45,3 +46,17 @@ def claim(config: TrainConfig, *, main: bool) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         atomic.write_text(kept, yaml.safe_dump(now, sort_keys=False, allow_unicode=True))
     return folder
+
+
+def round_settings(config: TrainConfig, number: int) -> TrainConfig:
+    """The settings of one round's training: its own folder and seed, going on where it was stopped."""
+    folder = config.run.output_dir / f"round-{number}" / "train"
+    resume = "latest" if (folder / "config.yaml").is_file() else None
+    run = replace(
+        config.run,
+        output_dir=folder,
+        seed=config.run.seed + number - 1,
+        resume_from_checkpoint=resume,
+        overwrite_output_dir=False,
+    )
+    return replace(config, run=run)

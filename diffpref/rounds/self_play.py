@@ -23,7 +23,7 @@ from diffpref.data.encode import EncodedPreferences, Framing, Group, encode_pref
 from diffpref.data.pictures import read_pictures
 from diffpref.data.rows import Preferences
 from diffpref.evaluate.measure import find_measure
-from diffpref.rounds.progress import claim
+from diffpref.rounds.progress import claim, round_settings
 from diffpref.training import prepare
 from diffpref.training.loop import train
 from diffpref.training.models import checkpoint_of, free_memory, load_base
@@ -127,17 +127,8 @@ def _check(config: TrainConfig) -> None:
 
 def _settings_of(config: TrainConfig, number: int, best: Path | None) -> TrainConfig:
     """The settings of one round: its own folder, seed and reference."""
-    folder = config.run.output_dir / f"round-{number}" / "train"
-    resume = "latest" if (folder / "config.yaml").is_file() else None
-    run = replace(
-        config.run,
-        output_dir=folder,
-        seed=config.run.seed + number - 1,
-        resume_from_checkpoint=resume,
-        overwrite_output_dir=False,
-    )
     data = replace(config.data, cache_dir=config.data.cache_dir or config.run.output_dir / "cache")
-    config = replace(config, run=run, data=data)
+    config = replace(round_settings(config, number), data=data)
     return config if best is None else replace(config, model=replace(config.model, network_weights=best))
 
 
@@ -170,11 +161,12 @@ class Fakes:
         encoded = encode_preferences(
             rows, encoder, store, framing, dtype=settings.cache_dtype, empty=empty, share=share
         )
-        del encoder
         accelerator.wait_for_everyone()
         store.refresh()
         by_place = dict(zip(sorted(set(chosen)), encoded.groups, strict=True))
-        groups = self._draw(config, family, accelerator, store, [by_place[place] for place in chosen], empty, say)
+        wanted = [by_place[place] for place in chosen]
+        groups = self._draw(config, family, accelerator, encoder, store, wanted, empty, say)
+        del encoder
         free_memory()
         digest = content_key(*(repr(group) for group in groups))
         return Encoded(EncodedPreferences(groups, store, empty, digest), validation, empty)
@@ -184,6 +176,7 @@ class Fakes:
         config: TrainConfig,
         family: Family,
         accelerator: Accelerator,
+        encoder: Encoder,
         store: TensorStore,
         real: Sequence[Group],
         empty: Any,
@@ -199,7 +192,6 @@ class Fakes:
         keys = [content_key("fake", identity, group.prompt, str(place)) for place, group in enumerate(real)]
         missing = [place for place, key in enumerate(keys) if key not in store]
         mine = missing[accelerator.process_index :: accelerator.num_processes]
-        encoder: Encoder = family.load_encoder(checkpoint, accelerator.device)
         for first in range(0, len(mine), SAMPLE_BATCH):
             part = mine[first : first + SAMPLE_BATCH]
             prompts = [store.get(real[place].prompt) for place in part]

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from diffpref.backbones import sdxl
 from diffpref.config import TrainConfig
-from diffpref.label import read_pairs
-from diffpref.label.pairs import labels_path, write_answers
+from diffpref.label.people import read_pairs
+from diffpref.label.people.pairs import labels_path, write_answers
 from diffpref.rounds import collect, on_policy
 from diffpref.training import loop
 from tests.rounds.conftest import start

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from diffpref import atomic
-from diffpref.label import Pair, labelling, person, read_labels, read_pairs, serve, unanswered, write_pairs
-from diffpref.label.command import main
-from diffpref.label.labelling import Labelling, display_order
-from diffpref.label.pairs import label_files, write_answers
-from diffpref.label.person import LabelServer
+from diffpref.label.people import Pair, labelling, read_labels, read_pairs, serve, server, unanswered, write_pairs
+from diffpref.label.people.command import main
+from diffpref.label.people.labelling import Labelling, display_order
+from diffpref.label.people.pairs import label_files, write_answers
+from diffpref.label.people.server import LabelServer
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def start(folder: Path, annotator: str = "") -> tuple[threading.Thread, Client]:
             super().ask()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(person, "LabelServer", Noted)
+        patch.setattr(server, "LabelServer", Noted)
         options = {"port": 0, "annotator": annotator, "open_browser": False}
         thread = threading.Thread(target=serve, args=(folder,), kwargs=options, daemon=True)
         thread.start()
@@ -324,11 +324,11 @@ def test_an_interrupt_says_what_is_kept(
 
 def test_the_browser_is_opened_where_there_is_a_screen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(person.webbrowser, "open", opened.append)
+    monkeypatch.setattr(server.webbrowser, "open", opened.append)
     monkeypatch.setattr(LabelServer, "ask", lambda self: None)
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(person.sys, "platform", "linux")
+    monkeypatch.setattr(server.sys, "platform", "linux")
     assert main([str(folder), "--port", "0"]) == 0 and not opened
     monkeypatch.setenv("DISPLAY", ":0")
     assert main([str(folder), "--port", "0", "--no-browser"]) == 0 and not opened

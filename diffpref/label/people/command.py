@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from diffpref.label.person import serve
+from diffpref.label.people.server import serve
 
 
 @dataclass(frozen=True)

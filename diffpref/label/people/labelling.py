@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from diffpref.label.pairs import SCORES, Pair, labels_path, read_answers, read_pairs, write_answers
+from diffpref.label.people.pairs import SCORES, Pair, labels_path, read_answers, read_pairs, write_answers
 
 GRACE = 10.0  # seconds from the last answer to the end, to take that answer back
 

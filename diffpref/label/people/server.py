@@ -8,8 +8,8 @@ import webbrowser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from diffpref.label.labelling import Labelling
-from diffpref.label.pairs import TYPES
+from diffpref.label.people.labelling import Labelling
+from diffpref.label.people.pairs import TYPES
 
 ADDRESS = "127.0.0.1"
 LONGEST = 4096  # bytes of a request's body
