@@ -15,18 +15,20 @@ from hashlib import blake2b
 from itertools import chain
 
 import numpy as np
-from jaxtyping import Int64, UInt64
+from jaxtyping import Float64, Int64, UInt64
 
 PERMUTATIONS = 128
 RECALL = 0.99
 """The least probability that a pair exactly at the threshold becomes a candidate."""
 
-_CHUNK = 4096
+_CHUNK = 1024
+_ROUNDING = 1e-9
 # Scripts without spaces between words: every character is a word. Then runs of letters and digits with their accents,
 # and single symbols such as emoji; punctuation, spaces and emoji's variation selectors separate.
 _ALONE = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_MARKS = "".join(chr(c) for c in range(0x300, 0xAC00) if unicodedata.category(chr(c))[0] == "M")
 _WORDS = re.compile(
-    rf"[{_ALONE}]|(?:(?![{_ALONE}_])[\w\u0300-\u036f])+"
+    rf"[{_ALONE}]|(?:(?![{_ALONE}_])[\w{_MARKS}])+"
     r"|[^\s\w!-/:-@\[-`{-~\xa1\xa7\xab\xb6\xb7\xbb\xbf\u2000-\u206f\u3000-\u303f\ufe00-\ufe0f\uff00-\uff0f\uff1a-\uff20]"
 )
 
@@ -45,8 +47,8 @@ class Shingles:
 
     hashes: UInt64[np.ndarray, " m"]
     """Text by text; within a text in ascending order and each one once."""
-    starts: Int64[np.ndarray, " n+1"]
-    """Where each text's hashes start, and m at the end."""
+    starts: Int64[np.ndarray, " bounds"]
+    """Where each text's hashes start, and at the end their number: one more than texts."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -60,10 +62,14 @@ class Shingles:
         """The hashes of text i."""
         return self.hashes[self.starts[i] : self.starts[i + 1]]
 
-    def jaccard(self, i: int, j: int) -> float:
-        """Shared shingles over all shingles of two texts, in [0, 1]."""
-        shared = len(set(self.of(i).tolist()) & set(self.of(j).tolist()))
-        return shared / (int(self.sizes[i]) + int(self.sizes[j]) - shared)
+    def jaccard(self, i: int, others: Int64[np.ndarray, " k"]) -> Float64[np.ndarray, " k"]:
+        """Shared shingles over all shingles of text i and each of the others, in [0, 1]."""
+        mine, sizes = self.of(i), self.sizes[others]
+        ends = np.cumsum(sizes)
+        theirs = self.hashes[np.repeat(self.starts[others] - (ends - sizes), sizes) + np.arange(sizes.sum())]
+        found = mine[np.minimum(np.searchsorted(mine, theirs), len(mine) - 1)] == theirs
+        shared = np.diff(np.concatenate([[0], np.cumsum(found)])[np.concatenate([[0], ends])])
+        return shared / (len(mine) + sizes - shared)
 
 
 def shingle(texts: Sequence[str]) -> Shingles:
@@ -156,13 +162,12 @@ class NearIndex:
         candidates = np.array(sorted(found), np.int64)
         sizes, mine = self.shingles.sizes[candidates], int(self.shingles.sizes[i])
         # Shared over all is at most the smaller over the larger.
-        candidates = candidates[np.minimum(sizes, mine) >= self.threshold * np.maximum(sizes, mine) - 1e-9]
-        best: tuple[int, float] | None = None
-        for j in candidates.tolist():
-            similarity = self.shingles.jaccard(i, j)
-            if similarity >= self.threshold - 1e-9 and (best is None or similarity > best[1]):
-                best = j, similarity
-        return best
+        candidates = candidates[np.minimum(sizes, mine) >= self.threshold * np.maximum(sizes, mine) - _ROUNDING]
+        similarity = self.shingles.jaccard(i, candidates)
+        if not len(candidates) or similarity.max() < self.threshold - _ROUNDING:
+            return None
+        best = int(similarity.argmax())
+        return int(candidates[best]), float(similarity[best])
 
     def _of(self, i: int) -> Iterator[int]:
         return (group for group in self._groups[i].tolist() if group >= 0)
