@@ -120,6 +120,8 @@ class Preferences:
     """How many rows (after `as_pairs`: rows and pairs) were left out, for each reason."""
     log: tuple[str, ...] = ()
     """One line for each step that made this collection."""
+    read_prompt: Callable[[int], str] | None = None
+    """Reads the prompt alone of a number in `index`, where the source can do so without its pictures."""
 
     def __post_init__(self) -> None:
         assert len(self.index) == len(self.scores), "one tuple of scores for each kept row"
@@ -129,6 +131,10 @@ class Preferences:
 
     def __getitem__(self, position: int) -> Row:
         return self.read(int(self.index[position]))
+
+    def prompt(self, position: int) -> str:
+        """The prompt of a row; its pictures are not read where the source allows that."""
+        return self.read_prompt(int(self.index[position])) if self.read_prompt else self[position].prompt
 
     def __iter__(self) -> Iterator[Row]:
         return (self[position] for position in range(len(self)))

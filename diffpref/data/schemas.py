@@ -14,7 +14,8 @@ Cells: TypeAlias = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Choice:
-    """A row understood: `cells` are its pictures as the source holds them; higher scores are better."""
+    """A row understood: `cells` are its pictures as the source holds them; higher scores are better, and may all be
+    equal (a tie)."""
 
     prompt: str
     cells: tuple[object, ...]
@@ -72,8 +73,7 @@ def _group(row: Cells, pictures: str, scores: str, *, sign: int = 1) -> Choice |
             "lengths differ", f"models must name the model of each of the {len(cells)} pictures, or be absent."
         )
     named = tuple(map(str, models)) if isinstance(models, (list, tuple)) else ()
-    prompt = _prompt(row)
-    return "tie" if len(set(values)) == 1 else Choice(prompt, tuple(cells), values, named)
+    return Choice(_prompt(row), tuple(cells), values, named)
 
 
 def canonical_pair(row: Cells) -> Choice | str:
@@ -89,8 +89,7 @@ def canonical_pair(row: Cells) -> Choice | str:
             "scores contradict the choice",
             f"chosen_score {chosen:g} is below rejected_score {rejected:g}: swap the pictures, or remove both columns.",
         )
-    prompt = _prompt(row)
-    return "tie" if chosen == rejected else Choice(prompt, cells, (chosen, rejected), models)
+    return Choice(_prompt(row), cells, (chosen, rejected), models)
 
 
 def scored_list(row: Cells) -> Choice | str:
@@ -112,8 +111,6 @@ def pick_a_pic(row: Cells) -> Choice | str:
     first = _number(row["label_0"], "label_0")
     second = _number(row["label_1"], "label_1") if "label_1" in row else 1.0 - first
     prompt = _prompt(row, "caption")
-    if first == second:
-        return "tie"
     return Choice(prompt, (row["jpg_0"], row["jpg_1"]), (first, second), _models(row, "model_0", "model_1"))
 
 
@@ -146,15 +143,13 @@ def hpdv3(row: Cells) -> Choice | str:
 
 
 def votes(row: Cells) -> Choice | str:
-    """Scores are shares of the votes, in [0, 1]; equal votes are a tie."""
+    """Scores are shares of the votes, in [0, 1]."""
     first, second = _number(row["votes_image1"], "votes_image1"), _number(row["votes_image2"], "votes_image2")
     if min(first, second) < 0:
         raise BadRow("negative votes", f"votes must be 0 or above, got {first:g} and {second:g}.")
     prompt, total = _prompt(row), first + second
     if total == 0:
         return "no votes"
-    if first == second:
-        return "tie"
     return Choice(
         prompt, (row["image1"], row["image2"]), (first / total, second / total), _models(row, "model1", "model2")
     )
@@ -168,7 +163,7 @@ class Schema:
     needs: tuple[str, ...]
     optional: tuple[str, ...]
     convert: Callable[[Cells], Choice | str]
-    """What a row means, or why it is left out ("tie"); raises BadRow where it means nothing."""
+    """What a row means, or why it is left out ("no label"); raises BadRow where it means nothing."""
 
     @property
     def columns(self) -> set[str]:

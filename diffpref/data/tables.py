@@ -14,6 +14,7 @@ from diffpref.data.rows import BadRow, Picture, Preferences, Row, count_dropped,
 from diffpref.data.schemas import Cells, Choice, Schema
 
 OnBadRow: TypeAlias = Literal["error", "skip"]
+Ties: TypeAlias = Literal["drop", "keep"]
 SKIP_REMEDY = 'Or leave such rows out with --on_bad_row skip (in Python: on_bad_row="skip").'
 _BATCH = 1000
 # Stands for a picture's bytes in the first pass.
@@ -41,10 +42,12 @@ class Table:
     folder: Path | None = None
     """The folder of the file; picture paths are relative to it or to a folder in it."""
 
-    def choice(self, cells: Cells) -> Choice | str:
+    def choice(self, cells: Cells, *, ties: Ties) -> Choice | str:
         """What the row means or why it is left out; every picture cell holds bytes or a path."""
         choice = self.schema.convert(cells)
         if isinstance(choice, Choice):
+            if ties == "drop" and len(choice.scores) > 1 and len(set(choice.scores)) == 1:
+                return "tie"
             for number, cell in enumerate(choice.cells):
                 _check_cell(cell, number)
         return choice
@@ -59,10 +62,17 @@ class Table:
     def row(self, number: int) -> Row:
         """The row of that number, with its pictures."""
         line = self.rows[number : number + 1]
-        choice = self.choice({name: line.column(column)[0].as_py() for name, column in self.names.items()})
+        choice = self.choice({name: line.column(column)[0].as_py() for name, column in self.names.items()}, ties="keep")
         assert isinstance(choice, Choice), "only kept rows are read"
         pictures = tuple(self._picture(cell) for cell in choice.cells)
         return Row(choice.prompt, pictures, choice.scores, f"{self.where} row {number}", choice.models)
+
+    def prompt(self, number: int) -> str:
+        """The prompt of the row of that number; no picture is read."""
+        line = self.rows[number : number + 1]
+        choice = self.schema.convert({name: _outline(line.column(column))[0] for name, column in self.names.items()})
+        assert isinstance(choice, Choice), "only kept rows are read"
+        return choice.prompt
 
     def _picture(self, cell: object) -> Picture:
         content = cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell
@@ -117,8 +127,14 @@ class _Reader:
         table = bisect_right(self.starts, number) - 1
         return self.tables[table].row(number - self.starts[table])
 
+    def prompt(self, number: int) -> str:
+        table = bisect_right(self.starts, number) - 1
+        return self.tables[table].prompt(number - self.starts[table])
 
-def read_tables(source: str, tables: Sequence[Table], *, on_bad_row: OnBadRow, max_rows: int | None) -> Preferences:
+
+def read_tables(
+    source: str, tables: Sequence[Table], *, on_bad_row: OnBadRow, max_rows: int | None, ties: Ties = "drop"
+) -> Preferences:
     """The usable rows of all tables, of which at most `max_rows` are looked at.
 
     Raises:
@@ -134,7 +150,7 @@ def read_tables(source: str, tables: Sequence[Table], *, on_bad_row: OnBadRow, m
         left = len(table.rows) if max_rows is None else min(len(table.rows), max_rows - starts[-1])
         for number, cells in enumerate(table.outlines(left)):
             try:
-                choice = table.choice(cells)
+                choice = table.choice(cells, ties=ties)
             except BadRow as problem:
                 if on_bad_row == "error":
                     raise ValueError(f"{table.where} row {number}: {problem} {SKIP_REMEDY}") from None
@@ -152,7 +168,8 @@ def read_tables(source: str, tables: Sequence[Table], *, on_bad_row: OnBadRow, m
         raise ValueError(f"{source}: no usable row among {starts[-1]} read: {count_reasons(dropped)}.{remedy}")
     line = f"read: {starts[-1]} rows, {len(index)} kept{count_dropped(dropped)}"
     name = " + ".join(dict.fromkeys(table.schema.name for table in tables))
-    return Preferences(source, name, _Reader(tuple(tables), tuple(starts)), index, scores, dict(dropped), (line,))
+    read = _Reader(tuple(tables), tuple(starts))
+    return Preferences(source, name, read, index, scores, dict(dropped), (line,), read.prompt)
 
 
 def read_rows(
