@@ -11,6 +11,7 @@ COMMANDS = {
         "diffpref.label.people.command",
         "a local page on which a person compares pictures",
     ),
+    "label": ("diffpref.label.command", "preference data from prompts, generators and rewards"),
     "data": ("diffpref.data.command", "look at, check and convert preference data"),
 }
 

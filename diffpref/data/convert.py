@@ -1,12 +1,15 @@
 """Writes preferences as one parquet file, in our own columns or in those of Pick-a-Pic."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from diffpref import atomic
 from diffpref.data.rows import Picture, Preferences, Row
 from diffpref.data.sources import as_pairs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # A row group holds at most this many rows and about this many bytes of pictures.
 _ROWS, _BYTES = 256, 64 * 2**20
@@ -66,6 +69,33 @@ def _pickapic(row: Row) -> dict[str, object]:
     }
 
 
+RECORDS: Mapping[str, Callable[[Row], dict[str, object]]] = {"pairs": _pair, "lists": _list, "pickapic": _pickapic}
+"""A form of training data -> what makes its record of a row; pairs and pickapic take rows of two pictures."""
+
+
+def schema_of(form: str, more: Mapping[str, object] | None = None) -> "pa.Schema":
+    """The Arrow columns of a form's records, with the features of `datasets` in their metadata.
+
+    Args:
+        more: further columns, as features of `datasets`.
+    """
+    import datasets
+
+    text, number, image = datasets.Value("string"), datasets.Value("float64"), datasets.Image()
+    flag, data = datasets.Value("bool"), datasets.Value("binary")
+    if form == "pickapic":
+        columns = {"caption": text, "jpg_0": data, "jpg_1": data, "label_0": number, "label_1": number}
+        columns |= {"has_label": flag, "are_different": flag, "model_0": text, "model_1": text}
+    elif form == "pairs":
+        columns = {"prompt": text, "chosen": image, "rejected": image, "chosen_score": number, "rejected_score": number}
+        columns |= {"chosen_model": text, "rejected_model": text}
+    else:
+        # Sequence is the name that every supported version of datasets knows.
+        columns = {"prompt": text, "images": datasets.Sequence(image)}
+        columns |= {"scores": datasets.Sequence(number), "models": datasets.Sequence(text)}
+    return datasets.Features({**columns, **(more or {})}).arrow_schema
+
+
 def _batches(preferences: Preferences, record: Callable[[Row], dict[str, object]]) -> Iterator[list[dict[str, object]]]:
     batch: list[dict[str, object]] = []
     size = 0
@@ -91,28 +121,16 @@ def write_parquet(
     Raises:
         ValueError: an unknown format, or a picture file that cannot be read.
     """
-    import datasets
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if to not in ("canonical", "pickapic"):
         raise ValueError(f'to must be "canonical" or "pickapic", got {to!r}.')
-    text, number, image = datasets.Value("string"), datasets.Value("float64"), datasets.Image()
-    flag, data = datasets.Value("bool"), datasets.Value("binary")
     if to == "pickapic":
-        preferences, record = as_pairs(preferences), _pickapic
-        columns = {"caption": text, "jpg_0": data, "jpg_1": data, "label_0": number, "label_1": number}
-        columns |= {"has_label": flag, "are_different": flag, "model_0": text, "model_1": text}
-    elif all(len(scores) == 2 for scores in preferences.scores):
-        record = _pair
-        columns = {"prompt": text, "chosen": image, "rejected": image, "chosen_score": number, "rejected_score": number}
-        columns |= {"chosen_model": text, "rejected_model": text}
+        preferences, form = as_pairs(preferences), "pickapic"
     else:
-        record = _list
-        # Sequence is the name that every supported version of datasets knows.
-        columns = {"prompt": text, "images": datasets.Sequence(image)}
-        columns |= {"scores": datasets.Sequence(number), "models": datasets.Sequence(text)}
-    schema = datasets.Features(columns).arrow_schema
+        form = "pairs" if all(len(scores) == 2 for scores in preferences.scores) else "lists"
+    record, schema = RECORDS[form], schema_of(form)
     with atomic.replacing(path) as part, pq.ParquetWriter(part, schema) as writer:
         for batch in _batches(preferences, record):
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))

@@ -15,6 +15,10 @@ Reward: TypeAlias = Callable[[list[Image.Image], list[str]], Tensor]
 """(pictures, one prompt a picture) -> scores "n" in float32 on the CPU; higher is better."""
 
 
+class WrongAnswer(ValueError):
+    """A reward did not return one number a picture: it would not for any pictures."""
+
+
 @runtime_checkable
 class Scorer(Protocol):
     """A reward model in memory."""
@@ -66,7 +70,7 @@ class CheckedReward:
             raise ValueError(f"a reward needs one prompt a picture, got {len(prompts)} for {len(images)} pictures.")
         scores = torch.tensor(self._numbers(self.function(list(images), list(prompts))), dtype=torch.float32)
         if len(scores) != len(images):
-            raise ValueError(
+            raise WrongAnswer(
                 f"reward {self.name!r} returned {len(scores)} scores for {len(images)} pictures: "
                 "it must return one number a picture, in the pictures' order."
             )
@@ -80,7 +84,7 @@ class CheckedReward:
         if isinstance(answer, (Tensor, np.ndarray)):
             answer = answer.tolist()  # one copy from the device, not one a number
         if isinstance(answer, (str, bytes, Mapping)) or not isinstance(answer, Iterable):
-            raise ValueError(
+            raise WrongAnswer(
                 f"reward {self.name!r} returned {type(answer).__name__} {answer!r:.80}: "
                 "it must return a sequence of numbers, one a picture."
             )
@@ -92,7 +96,7 @@ class CheckedReward:
                 return float(value)
         except (TypeError, ValueError, RuntimeError):
             pass
-        raise ValueError(
+        raise WrongAnswer(
             f"reward {self.name!r} returned {type(value).__name__} {value!r:.80} for picture {i}: "
             "every score must be one number."
         )

@@ -1,0 +1,21 @@
+"""The command `diffpref label`: preference data from prompts, generators and rewards."""
+
+from diffpref.label.settings import parse
+
+
+def main(arguments: list[str]) -> int:
+    """Run or continue a labelling run; ValueErrors are the user's to mend."""
+    config = parse(arguments)
+    from diffpref.backbones import quiet_libraries
+    from diffpref.label.engine import label, write_config
+    from diffpref.label.executors import slurm
+    from diffpref.label.plan import make_plan
+
+    quiet_libraries()
+    if config.run.executor == "slurm" and not slurm.in_task():
+        # The plan is made here, so that a mistake shows before anything queues.
+        make_plan(config)
+        print(slurm.write_jobs(write_config(config), config.run))
+        return 0
+    label(config)
+    return 0

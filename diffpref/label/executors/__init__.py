@@ -1,0 +1,57 @@
+"""Executors: who does the shards of a stage. Every one gives the same bytes, because a shard hangs on files alone."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from diffpref.label.config import Run
+from diffpref.label.stages import Stage
+
+Progress: TypeAlias = Callable[[int], None]
+"""Called with the number of pictures that any worker has just done."""
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Does shards, somewhere."""
+
+    main: bool
+    """Whether this process writes what belongs to the run as a whole (report, progress bar)."""
+
+    def await_plan(self, path: Path) -> None:
+        """Return once the plan may be read or, by the process that writes it, written."""
+        ...
+
+    def mine(self, shards: int) -> list[int]:
+        """The numbers of the shards that this process is answerable for."""
+        ...
+
+    def run(self, stage: Stage, shards: list[int], progress: Progress) -> None:
+        """Do these shards; raises the first failure. What was finished stays."""
+        ...
+
+    def wait(self, stage: Stage, shards: int) -> bool:
+        """Whether every shard of the stage is done, after waiting for other processes where they run at this time."""
+        ...
+
+    def close(self) -> None: ...
+
+
+EXECUTORS: Mapping[str, str] = {
+    "local": "diffpref.label.executors.local:Local",
+    "ranks": "diffpref.label.executors.ranks:Ranks",
+    "slurm": "diffpref.label.executors.slurm:SlurmArray",
+    "ray": "diffpref.label.executors.ray:RayPool",
+}
+"""The name in the settings -> the class, which takes the run's settings."""
+
+
+def find_executor(run: Run) -> Executor:
+    """The executor of the settings, started.
+
+    Raises:
+        ValueError: it cannot run here, as ray without the extra.
+    """
+    module, _, name = EXECUTORS[run.executor].rpartition(":")
+    return getattr(importlib.import_module(module), name)(run)

@@ -1,0 +1,103 @@
+"""Executor `ray`: an actor pool of Ray Data on a cluster with one file system.
+
+Ray gives the scheduling, the restarts of lost actors and the autoscaling; what is done exactly once is decided by our
+done-markers, so that a retried task writes the same file again or finds it there.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffpref.backbones import quiet_libraries
+from diffpref.label.config import Run
+from diffpref.label.executors import Progress
+from diffpref.label.executors.local import lock_folder
+from diffpref.label.executors.worker import Worker, device_of
+from diffpref.label.stages import Stage, pending
+
+
+class _Actor:
+    """One worker of the pool; a batch is the number of one shard."""
+
+    def __init__(self, stage: Stage, threads: int) -> None:
+        quiet_libraries()
+        # Ray shows an actor its own GPUs alone.
+        self.stage, self.worker = stage, Worker(device_of(0), threads)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        for shard in batch["shard"].tolist():
+            # Ray may repeat a task whose node was lost after the marker was written.
+            if pending(self.stage, shard):
+                self.worker(self.stage, shard, lambda count: None)
+        return batch
+
+
+class RayPool:
+    """A pool of actors for each stage."""
+
+    main = True
+
+    def __init__(self, run: Run) -> None:
+        try:
+            import ray
+            import ray.data
+            import ray.exceptions
+        except ImportError:
+            raise ValueError("executor: ray needs the extra: pip install 'diffpref[ray]'.") from None
+        self.run_settings = run
+        run.output_dir.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(run.output_dir)
+        self._ours = not ray.is_initialized()
+        if self._ours:
+            address = run.ray_address or os.environ.get("RAY_ADDRESS") or None
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, ValueError) as problem:
+                self._lock.close()
+                raise ValueError(f"the Ray cluster {address!r} cannot be reached: {problem}") from None
+        self._ray, self._task_error = ray, ray.exceptions.RayTaskError
+        # Our own bar shows pictures; Ray's shows tasks.
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        resources = ray.cluster_resources()
+        self._gpus = min(run.gpus_per_worker, resources.get("GPU", 0))
+        most = resources.get("GPU", 0) / self._gpus if self._gpus else 1
+        self.workers = run.workers or max(1, int(most))
+
+    def await_plan(self, path: Path) -> None:
+        """This process writes it."""
+
+    def mine(self, shards: int) -> list[int]:
+        return list(range(shards))
+
+    def run(self, stage: Stage, shards: list[int], progress: Progress) -> None:
+        """Do the shards on the pool; an exception in a shard comes out as it went in."""
+        ray = self._ray
+        size = min(self.workers, len(shards))
+        data = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+        done = data.map_batches(
+            _Actor,
+            fn_constructor_args=(stage, self.run_settings.threads_per_worker),
+            batch_size=1,
+            concurrency=size,
+            num_gpus=self._gpus or None,
+            num_cpus=1,
+        )
+        try:
+            for row in done.iter_rows():
+                progress(stage.pictures(int(row["shard"])))
+        except self._task_error as problem:
+            cause = problem.cause if isinstance(getattr(problem, "cause", None), Exception) else problem
+            raise cause from None
+
+    def wait(self, stage: Stage, shards: int) -> bool:
+        return not any(pending(stage, shard) for shard in range(shards))
+
+    def close(self) -> None:
+        if self._ours:
+            self._ray.shutdown()
+        self._lock.close()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

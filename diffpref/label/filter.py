@@ -1,0 +1,122 @@
+"""Stage `filter`: which pictures are black, flat, or much like another one of their prompt; needs no GPU.
+
+Its verdicts go into the labels only: pictures are scored whatever they are, so that another threshold costs no scores.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from diffpref.label.pictures import TarReader
+from diffpref.label.plan import Plan
+from diffpref.label.shards import Marker, Shard, digest, inputs_of, write_table
+from diffpref.label.stages import Report, Work, count, finish, shard_of
+
+SCHEMA = pa.schema(
+    [("image_id", pa.string()), ("status", pa.string()), ("duplicate_of", pa.string()), ("bits", pa.int32())]
+)
+
+
+def difference_hash(image: Image.Image, side: int = 16) -> np.ndarray:
+    """side x side bits: is each grey cell darker than its right neighbour? Alike for pictures that look alike."""
+    grey = np.asarray(image.convert("L").resize((side + 1, side), Image.Resampling.BOX), dtype=np.int16)
+    return (grey[:, 1:] > grey[:, :-1]).ravel()
+
+
+@dataclass(frozen=True)
+class Filter:
+    """The verdict on every picture of a shard."""
+
+    plan: Plan
+    keep: bool = False
+
+    @property
+    def name(self) -> str:
+        return "filter"
+
+    def pictures(self, shard: int) -> int:
+        return len(self.plan.rows(shard)) * self.plan.config.candidates
+
+    @property
+    def settings(self) -> str:
+        labels = self.plan.config.labels
+        return digest([labels.duplicate_pictures, labels.duplicate_bits, labels.black_level, labels.flat_std])
+
+    def inputs(self, shard: int) -> str:
+        return inputs_of(images_markers(self.plan, shard))
+
+    def open(self, device: torch.device) -> Work:
+        return self._shard
+
+    def _shard(self, number: int, report: Report) -> None:
+        start, shard = time.monotonic(), shard_of(self, number)
+        sources = [Source(self.plan, number, generator.name) for generator in self.plan.config.generators]
+        rows = []
+        for prompt_id, _ in self.plan.rows(number):
+            seen: list[tuple[str, np.ndarray]] = []
+            for source in sources:
+                for image_id, status in source.of(prompt_id):
+                    row = {"image_id": image_id, "status": status, "duplicate_of": "", "bits": None}
+                    if status == "ok":
+                        row |= self._verdict(source.reader.picture(image_id), image_id, seen)
+                    rows.append(row)
+            report(self.plan.config.candidates)
+        for source in sources:
+            source.reader.close()
+        write_table(shard.path(".parquet"), pa.Table.from_pylist(rows, schema=SCHEMA))
+        finish(self, number, (".parquet",), counts=count(rows), seconds=round(time.monotonic() - start, 3))
+
+    def _verdict(self, image: Image.Image, image_id: str, seen: list[tuple[str, np.ndarray]]) -> dict[str, object]:
+        labels = self.plan.config.labels
+        if max(high for _, high in image.getextrema()) <= labels.black_level:  # type: ignore[misc]
+            return {"status": "black_image"}
+        if np.asarray(image.convert("L"), dtype=np.float64).std() < labels.flat_std:
+            return {"status": "flat_image"}
+        mine = difference_hash(image)
+        near = [(int((mine != theirs).sum()), other) for other, theirs in seen]
+        seen.append((image_id, mine))
+        bits, other = min(near, default=(257, ""))
+        if bits > labels.duplicate_bits:
+            return {"bits": bits if near else None}
+        status = "near_duplicate" if labels.duplicate_pictures == "drop" else "ok"
+        return {"status": status, "duplicate_of": other, "bits": bits}
+
+
+class Source:
+    """The pictures of one generator in a shard, verified against their marker, by prompt."""
+
+    def __init__(self, plan: Plan, number: int, generator: str) -> None:
+        shard = Shard(plan.root, f"images/{generator}", number)
+        shard.verify()
+        self.reader = TarReader(shard.path(".tar"))
+        table = pq.read_table(shard.path(".parquet"), columns=["image_id", "prompt_id", "status"])
+        self._rows: dict[str, list[tuple[str, str]]] = {}
+        for image_id, prompt_id, status in zip(*(table.column(i).to_pylist() for i in range(3)), strict=True):
+            self._rows.setdefault(prompt_id, []).append((image_id, status))
+
+    def of(self, prompt_id: str) -> list[tuple[str, str]]:
+        """(image id, status) of each planned picture of the prompt."""
+        return self._rows[prompt_id]
+
+
+def images_markers(plan: Plan, number: int) -> list[Marker]:
+    """The markers of a shard's pictures, one a generator.
+
+    Raises:
+        ValueError: pictures that are not drawn yet.
+    """
+    markers = []
+    for generator in plan.config.generators:
+        marker = Shard(plan.root, f"images/{generator.name}", number).marker()
+        if marker is None:
+            raise ValueError(
+                f"{plan.root}: the pictures of {generator.name!r} in shard {number:05d} are not drawn: run the stage "
+                "images first."
+            )
+        markers.append(marker)
+    return markers

@@ -1,0 +1,191 @@
+"""The immutable plan of a run: which pictures of which prompts by which generators, from which seeds.
+
+What the plan holds decides every byte of every picture; it is written once, and a run in its folder that asks for
+another one is refused. Rewards, labels and packs are not in it: they may be added and changed at any time.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffpref import atomic
+from diffpref.label.config import GeneratorSettings, LabelConfig
+from diffpref.label.generators import identity
+from diffpref.label.prompts import PromptSettings, check_prompts
+from diffpref.label.shards import digest, file_hash, write_table
+
+PLAN, PROMPTS, FORMAT = "plan.json", "prompts.parquet", "diffpref-label-1"
+_REMEDY = "restore it, or choose another output_dir"
+
+
+def seed_of(base: int, prompt_id: str, generator: str, sample: int, attempt: int = 0) -> int:
+    """The seed of one picture, in [0, 2^63): of what the picture is, so not of batches, workers or the order of work.
+
+    An attempt after the first takes the next seeds."""
+    text = f"{base}|{prompt_id}|{generator}|{sample}".encode()
+    return (int.from_bytes(hashlib.sha256(text).digest()[:8], "big") + attempt) % 2**63
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One picture to draw."""
+
+    image_id: str
+    prompt_id: str
+    prompt: str
+    sample: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a run, as it lies in the run's folder."""
+
+    root: Path
+    config: LabelConfig
+    key: str
+    """Names the plan: equal for equal pictures."""
+    generator_keys: Mapping[str, str]
+    prompt_ids: Sequence[str]
+    prompts: Sequence[str]
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return -(-len(self.prompts) // self.config.run.shard_size)
+
+    def rows(self, shard: int) -> list[tuple[str, str]]:
+        """(id, text) of each prompt of a shard."""
+        size = self.config.run.shard_size
+        part = slice(shard * size, (shard + 1) * size)
+        return list(zip(self.prompt_ids[part], self.prompts[part], strict=True))
+
+    def pictures(self, shard: int, generator: GeneratorSettings) -> list[Planned]:
+        """The pictures of one generator in a shard, in the order in which they are drawn and kept."""
+        return [
+            Planned(f"{prompt_id}-{generator.name}-{sample}", prompt_id, prompt, sample)
+            for prompt_id, prompt in self.rows(shard)
+            for sample in range(generator.samples)
+        ]
+
+
+def make_plan(config: LabelConfig) -> Plan:
+    """The plan in the run's folder; writes it where there is none.
+
+    Raises:
+        ValueError: prompts or generators that cannot be used, or another plan in the folder.
+    """
+    root = config.run.output_dir
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"output_dir {root} is a file: choose a folder.")
+    old = _read(root)
+    if old is None and root.is_dir() and any(path.name[0] != "." and path.name != PROMPTS for path in root.iterdir()):
+        raise ValueError(f"{root} is not empty and holds no {PLAN}: choose another output_dir, or empty it.")
+    hashes = _Hashes(root / ".hashes.json")
+    now: dict[str, Any] = {
+        "format": FORMAT,
+        "seed": config.run.seed,
+        "shard_size": config.run.shard_size,
+        "generators": {g.name: identity(g, hashes) for g in config.generators},
+        "prompt_source": _source(config.prompts),
+    }
+    if old is not None and old.get("prompt_source") == now["prompt_source"]:
+        now["prompts"] = old.get("prompts")
+    else:
+        checked = check_prompts(config.prompts)
+        table = pa.Table.from_pylist([asdict(prompt) for prompt in checked])
+        kept = [prompt for prompt in checked if prompt.kept]
+        now["prompts"] = digest([[prompt.prompt_id, prompt.prompt] for prompt in kept])
+        if old is None:
+            root.mkdir(parents=True, exist_ok=True)
+            write_table(root / PROMPTS, table)
+    now = json.loads(json.dumps(now, default=str))
+    if old is None:
+        atomic.write_json(root / PLAN, now)
+    else:
+        _compare(root, old, now)
+    hashes.save()
+    ids, texts = _kept(root, now["prompts"])
+    keys = {name: digest([now["seed"], identity_]) for name, identity_ in now["generators"].items()}
+    key = digest({name: now[name] for name in ("format", "seed", "shard_size", "generators", "prompts")})
+    return Plan(root, config, key, keys, ids, texts)
+
+
+def _kept(root: Path, expected: str) -> tuple[list[str], list[str]]:
+    try:
+        table = pq.read_table(root / PROMPTS, columns=["prompt_id", "prompt", "kept"])
+    except (OSError, pa.ArrowException) as problem:
+        raise ValueError(f"{root / PROMPTS} cannot be read ({problem}): {_REMEDY}.") from None
+    table = table.filter(table.column("kept"))
+    ids, texts = table.column("prompt_id").to_pylist(), table.column("prompt").to_pylist()
+    if digest([list(pair) for pair in zip(ids, texts, strict=True)]) != expected:
+        raise ValueError(f"{root / PROMPTS} was changed after the plan was made: {_REMEDY}.")
+    return ids, texts
+
+
+def _read(root: Path) -> dict[str, Any] | None:
+    path = root / PLAN
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise ValueError("it is no plan of this version")
+    except ValueError as problem:
+        raise ValueError(f"{path} cannot be used ({problem}): {_REMEDY}.") from None
+    return value
+
+
+def _source(prompts: PromptSettings) -> str:
+    """A digest of the prompt settings and of the files they name; a data set on the hub has its name alone."""
+    files = [Path(name).expanduser() for name in (prompts.prompts, *prompts.exclude)]
+    return digest([asdict(prompts), [file_hash(file) if file.is_file() else "" for file in files]])
+
+
+def _compare(root: Path, old: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise where the new plan would draw other pictures."""
+    differences = []
+    for name in ("seed", "shard_size", "prompts"):
+        if old.get(name) != now[name]:
+            what = "the kept prompts" if name == "prompts" else f"{name} ({old.get(name)} there, {now[name]} now)"
+            differences.append(what)
+    before, after = old.get("generators", {}), now["generators"]
+    for name in dict.fromkeys([*before, *after]):
+        if before.get(name) != after.get(name):
+            keys = [k for k in after.get(name, {}) if before.get(name, {}).get(k) != after[name][k]]
+            how = "added" if name not in before else "removed" if name not in after else ", ".join(keys)
+            differences.append(f"generator {name!r} ({how})")
+    if list(before) != list(after) and set(before) == set(after):
+        differences.append("the order of the generators")
+    if differences:
+        raise ValueError(
+            f"{root} holds the pictures of another plan; these differ: {'; '.join(differences)}. Choose another "
+            "--output_dir, or set them back. Rewards, labels and packs may be changed in place."
+        )
+
+
+class _Hashes:
+    """SHA-256 of files, remembered by size and time, so that a rerun does not read gigabytes of weights again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.known: dict[str, list[Any]] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            self.known = {}
+
+    def __call__(self, file: Path) -> str:
+        state = file.stat()
+        seen = [state.st_size, state.st_mtime_ns]
+        kept = self.known.get(str(file.resolve()))
+        if kept is None or kept[:2] != seen:
+            kept = self.known[str(file.resolve())] = [*seen, file_hash(file)]
+        return kept[2]
+
+    def save(self) -> None:
+        atomic.write_json(self.path, self.known)

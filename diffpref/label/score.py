@@ -1,0 +1,171 @@
+"""Stage `scores`: one reward scores every picture of a shard. Adding a reward draws no picture again."""
+
+import inspect
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from PIL import Image
+
+from diffpref.dotted import is_address, load_callable
+from diffpref.label.config import RewardUse
+from diffpref.label.filter import Source, images_markers
+from diffpref.label.generate import words
+from diffpref.label.generators import content_of
+from diffpref.label.pictures import decode
+from diffpref.label.plan import Plan
+from diffpref.label.provenance import versions
+from diffpref.label.shards import digest, inputs_of, write_table
+from diffpref.label.stages import Failures, Report, Work, count, finish, shard_of
+from diffpref.rewards import REWARDS, CheckedReward, WrongAnswer, find_reward
+from diffpref.typed import read_yaml
+
+SCHEMA = pa.schema(
+    [("image_id", pa.string()), ("value", pa.float32()), ("status", pa.string()), ("message", pa.string())]
+)
+
+
+def reward_key(use: RewardUse) -> str:
+    """Names what the scores depend on: the reward, its settings, and the content of the local files they name."""
+    name, settings = use.reward, dict(use.settings)
+    if name not in REWARDS and Path(name).suffix in (".yaml", ".yml"):
+        settings = {**read_yaml(Path(name)), **settings}
+    elif name not in REWARDS and is_address(name):
+        source = inspect.getsourcefile(load_callable("reward", name))
+        return digest([name.rpartition(":")[2], content_of(source) if source else ""])
+    return digest([name, _contents(settings)])
+
+
+def _contents(value: Any) -> Any:
+    """The settings, where a path that exists is replaced by what lies there."""
+    if isinstance(value, Mapping):
+        return {key: _contents(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_contents(item) for item in value]
+    if isinstance(value, str) and value and len(value) < 1000 and Path(value).expanduser().exists():
+        return content_of(value)
+    return value
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The pictures of some prompts: all of a prompt's are together, as rewards that compare need them."""
+
+    ids: list[str]
+    images: list[Image.Image]
+    prompts: list[str]
+
+
+@dataclass(frozen=True)
+class Score:
+    """The scores of one reward."""
+
+    plan: Plan
+    reward: RewardUse
+    key: str
+    """`reward_key` of the reward."""
+    keep: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"scores/{self.reward.name}"
+
+    def pictures(self, shard: int) -> int:
+        return len(self.plan.rows(shard)) * self.plan.config.candidates
+
+    @property
+    def settings(self) -> str:
+        return self.key
+
+    def inputs(self, shard: int) -> str:
+        return inputs_of(images_markers(self.plan, shard))
+
+    def open(self, device: torch.device) -> Work:
+        return _Scoring(self, find_reward(self.reward.reward, device, settings=self.reward.settings)).shard
+
+
+class _Scoring:
+    """One worker's reward at work."""
+
+    def __init__(self, stage: Score, reward: CheckedReward) -> None:
+        self.stage, self.reward = stage, reward
+
+    def shard(self, number: int, report: Report) -> None:
+        """Score a shard; a score that is not a finite number is kept as null with its status."""
+        start, shard = time.monotonic(), shard_of(self.stage, number)
+        config = self.stage.plan.config
+        failures = Failures(shard.name, self.stage.pictures(number), config.run.max_failure_share)
+        rows: list[dict[str, Any]] = []
+        for batch in self._batches(number):
+            for image_id, value, message in self._scores(batch):
+                status = "ok" if math.isfinite(value) else "score_error" if message else "score_nan"
+                kept = value if status == "ok" else None
+                rows.append({"image_id": image_id, "value": kept, "status": status, "message": message})
+                if status != "ok":
+                    failures.add(image_id, message or f"the score is {value}")
+            report(len(batch.ids))
+        write_table(shard.path(".parquet"), pa.Table.from_pylist(rows, schema=SCHEMA))
+        seconds, reward = round(time.monotonic() - start, 3), {"name": self.reward.name, **self.reward.provenance}
+        finish(self.stage, number, (".parquet",), counts=count(rows), seconds=seconds, reward=reward, **versions())
+
+    def _scores(self, batch: Batch) -> Iterator[tuple[str, float, str]]:
+        """(id, score, message) of each picture; where a batch fails, its prompts are scored apart."""
+        try:
+            values = self.reward.measure(batch.images, batch.prompts).tolist()
+            yield from ((i, v, "") for i, v in zip(batch.ids, values, strict=True))
+        except WrongAnswer:
+            raise
+        except Exception as problem:
+            parts = _by_prompt(batch)
+            if len(parts) > 1:
+                for part in parts:
+                    yield from self._scores(part)
+            else:
+                yield from ((i, math.nan, words(problem)) for i in batch.ids)
+
+    def _batches(self, number: int) -> Iterator[Batch]:
+        """The pictures of `batch_prompts` prompts at a time; threads decode the next while these are scored."""
+        plan, size = self.stage.plan, self.stage.reward.batch_prompts
+        sources = [Source(plan, number, generator.name) for generator in plan.config.generators]
+        rows = plan.rows(number)
+
+        def read(part: Sequence[tuple[str, str]]) -> Batch:
+            batch = Batch([], [], [])
+            for prompt_id, prompt in part:
+                for source in sources:
+                    for image_id, status in source.of(prompt_id):
+                        if status == "ok":
+                            batch.ids.append(image_id)
+                            batch.images.append(decode(source.reader.data(image_id)))
+                            batch.prompts.append(prompt)
+            return batch
+
+        try:
+            with ThreadPoolExecutor(1) as ahead:
+                parts = [rows[first : first + size] for first in range(0, len(rows), size)]
+                following = ahead.submit(read, parts[0])
+                for part in [*parts[1:], None]:
+                    batch = following.result()
+                    if part is not None:
+                        following = ahead.submit(read, part)
+                    if batch.ids:
+                        yield batch
+        finally:
+            for source in sources:
+                source.reader.close()
+
+
+def _by_prompt(batch: Batch) -> list[Batch]:
+    parts: dict[str, Batch] = {}
+    for image_id, image, prompt in zip(batch.ids, batch.images, batch.prompts, strict=True):
+        part = parts.setdefault(prompt, Batch([], [], []))
+        part.ids.append(image_id)
+        part.images.append(image)
+        part.prompts.append(prompt)
+    return list(parts.values())
