@@ -1,7 +1,8 @@
-"""A line chart as inline SVG: axes, round ticks, quantile bands, thin lines, colour-blind-safe colours."""
+"""Line charts and histograms as inline SVG: round ticks, quantile bands, thin lines, colour-blind-safe colours."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 Point = tuple[float, float]
@@ -45,15 +46,54 @@ def line_chart(
     lines = {name: sorted(p for p in points if _drawable(p, log)) for name, points in series.items()}
     areas = {name: sorted(p for p in points if _drawable(p, log)) for name, points in (bands or {}).items()}
     names = [*lines, *(name for name in areas if name not in lines)]
-    style = {name: f"c{i % COLOURS}{' dash' if i >= COLOURS else ''}" for i, name in enumerate(names)}
+    return _figure(title, names, _drawing(lines, areas, _styles(names), x_label, log), y_label)
+
+
+def histogram(
+    title: str,
+    edges: Sequence[float],
+    counts: Mapping[str, Sequence[float]],
+    *,
+    x_label: str = "",
+    y_label: str = "share",
+) -> str:
+    """An HTML figure with the outline of each series, whose bins add up to 1.
+
+    Args:
+        edges: of the bins, ascending; one more than each series has counts.
+    """
+    for name, values in counts.items():
+        if len(values) + 1 != len(edges):
+            raise ValueError(f"{name!r} must have {len(edges) - 1} counts, one a bin, got {len(values)}.")
+    shares = {name: [value / (sum(values) or 1) for value in values] for name, values in counts.items()}
+    if not any(map(sum, shares.values())):
+        return _figure(title, list(shares), _empty("nothing to count"), y_label)
+    axes = _Axes((edges[0], edges[-1]), (0.0, 1.05 * max(map(max, shares.values()))))
+    style, out = _styles(list(shares)), [axes.grid(x_label)]
+    for name, values in shares.items():
+        steps = [(x, y) for left, right, y in zip(edges, edges[1:], values, strict=False) for x in (left, right)]
+        path = axes.path([(edges[0], 0.0), *steps, (edges[-1], 0.0)])
+        out.append(f'<polygon class="{style[name]}" points="{path}"/><polyline class="{style[name]}" points="{path}"/>')
+    return _figure(title, list(shares), "".join(out), y_label)
+
+
+def _styles(names: Sequence[str]) -> dict[str, str]:
+    return {name: f"c{i % COLOURS}{' dash' if i >= COLOURS else ''}" for i, name in enumerate(names)}
+
+
+def _figure(title: str, names: Sequence[str], svg: str, y_label: str) -> str:
+    style = _styles(names)
     legend = "".join(f'<span><i class="{style[name]}"></i>{escape(name)}</span>' for name in names)
     label = escape(f"{title}: {', '.join(names)}")
-    svg = _drawing(lines, areas, style, x_label, log)
     return (
         f'<figure class="chart"><b>{escape(title)} <small>{escape(y_label)}</small></b>'
         f"<figcaption>{legend}</figcaption>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{svg}</svg></figure>'
     )
+
+
+def _empty(text: str) -> str:
+    return f'<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">{text}</text>'
 
 
 def _drawable(point: Point | Band, log: bool) -> bool:
@@ -71,31 +111,12 @@ def _drawing(
     """The inside of the SVG: grid, ticks, bands, lines."""
     everything = [point for points in (*lines.values(), *areas.values()) for point in points]
     if not everything:
-        return f'<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">no finite values</text>'
+        return _empty("no finite values")
     scale = math.log10 if log else float
     ys = [scale(y) for point in everything for y in point[1:]]
-    (x0, x1), (y0, y1) = _span([point[0] for point in everything], 0.0), _span(ys, 0.04)
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-
-    def across(x: float) -> str:
-        return f"{LEFT + (x - x0) / (x1 - x0) * (right - LEFT):.1f}"
-
-    def up(y: float) -> str:
-        return f"{bottom - (scale(y) - y0) / (y1 - y0) * (bottom - TOP):.1f}"
-
-    def path(points: Sequence[Point]) -> str:
-        return " ".join(f"{across(x)},{up(y)}" for x, y in points)
-
-    out = []
-    for value, name in _ticks(y0, y1, count=5, log=log):
-        y = up(value)
-        out.append(f'<line x1="{LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
-        out.append(f'<text x="{LEFT - 7}" y="{y}" dy="4" text-anchor="end">{name}</text>')
-    for value, name in _ticks(x0, x1, count=7):
-        x = across(value)
-        out.append(f'<line x1="{x}" x2="{x}" y1="{bottom}" y2="{bottom + 4}"/>')
-        out.append(f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{name}</text>')
-    out.append(f'<text x="{right}" y="{HEIGHT - 5}" text-anchor="end">{escape(x_label)}</text>')
+    axes = _Axes(_span([point[0] for point in everything], 0.0), _span(ys, 0.04), log)
+    across, up, path = axes.across, axes.up, axes.path
+    out = [axes.grid(x_label)]
     for name, area in areas.items():
         low, high = [(x, y) for x, y, _ in area], [(x, y) for x, _, y in area]
         out.append(f'<polygon class="{style[name]}" points="{path([*_thin(low), *reversed(_thin(high))])}"/>')
@@ -106,6 +127,39 @@ def _drawing(
         elif line:
             out.append(f'<polyline class="{style[name]}" points="{path(_thin(line))}"/>')
     return "".join(out)
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """Where numbers stand in the drawing; the range of a logarithmic y axis is in powers of ten."""
+
+    x: Point
+    y: Point
+    log: bool = False
+
+    def across(self, x: float) -> str:
+        return f"{LEFT + (x - self.x[0]) / (self.x[1] - self.x[0]) * (WIDTH - RIGHT - LEFT):.1f}"
+
+    def up(self, y: float) -> str:
+        height = ((math.log10(y) if self.log else y) - self.y[0]) / (self.y[1] - self.y[0])
+        return f"{HEIGHT - BOTTOM - height * (HEIGHT - BOTTOM - TOP):.1f}"
+
+    def path(self, points: Sequence[Point]) -> str:
+        return " ".join(f"{self.across(x)},{self.up(y)}" for x, y in points)
+
+    def grid(self, x_label: str) -> str:
+        """Lines, ticks and their labels."""
+        out, right, bottom = [], WIDTH - RIGHT, HEIGHT - BOTTOM
+        for value, name in _ticks(*self.y, count=5, log=self.log):
+            y = self.up(value)
+            out.append(f'<line x1="{LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
+            out.append(f'<text x="{LEFT - 7}" y="{y}" dy="4" text-anchor="end">{name}</text>')
+        for value, name in _ticks(*self.x, count=7):
+            x = self.across(value)
+            out.append(f'<line x1="{x}" x2="{x}" y1="{bottom}" y2="{bottom + 4}"/>')
+            out.append(f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{name}</text>')
+        out.append(f'<text x="{right}" y="{HEIGHT - 5}" text-anchor="end">{escape(x_label)}</text>')
+        return "".join(out)
 
 
 def _span(values: Sequence[float], margin: float) -> tuple[float, float]:

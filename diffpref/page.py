@@ -38,6 +38,7 @@ padding:10px 16px 10px 42px;text-indent:-26px}
 th,td{text-align:left;padding:6px 14px;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;color:var(--dim);font-size:14px}th:first-child,td:first-child{padding-left:0}
 th.n,td.n{text-align:right}
+.heat td{background:color-mix(in srgb,var(--k,transparent) var(--v,0%),transparent)}
 .pictures{display:grid;gap:12px;justify-content:start;overflow-x:auto;
 grid-template-columns:repeat(var(--n),minmax(64px,max-content))}
 .named{grid-template-columns:fit-content(12ch) repeat(var(--n),minmax(64px,max-content))}
@@ -134,6 +135,30 @@ class Page:
         """Appends a line chart of (x, y) series and (x, low, high) bands; a band has its namesake's colour."""
         self.blocks.append(chart.line_chart(title, series, x_label=x_label, y_label=y_label, log=log, bands=bands))
 
+    def histogram(
+        self,
+        title: str,
+        edges: Sequence[float],
+        counts: Mapping[str, Sequence[float]],
+        *,
+        x_label: str = "",
+        y_label: str = "share",
+    ) -> None:
+        """Appends outlines of counts in bins, each series as shares of its sum; `edges` are the bins' ends."""
+        self.blocks.append(chart.histogram(title, edges, counts, x_label=x_label, y_label=y_label))
+
+    def heat(self, names: Sequence[str], values: Sequence[Sequence[float | None]]) -> None:
+        """Appends a square table of numbers in [-1, 1], its cells coloured by their size and sign; None is a dash."""
+        if len(values) != len(names) or any(len(row) != len(names) for row in values):
+            raise ValueError(f"a heat table needs {len(names)} rows and columns as there are names, got {values!r}.")
+        rows = []
+        for name, row in zip(names, values, strict=True):
+            cells = "".join(f'<td class="n{_heat(value)}>{_decimals(value)}</td>' for value in row)
+            rows.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
+        head = "".join(f'<th class="n">{escape(name)}</th>' for name in ("", *names))
+        table = f'<table class="heat"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        self.blocks.append(f'<div class="scroll">{table}</div>')
+
     def code(self, text: str) -> None:
         self.blocks.append(f"<pre>{escape(text)}</pre>")
 
@@ -169,6 +194,14 @@ def _cell(value: object) -> str:
         number = float(value)
         return f"{number:.0f}" if 1e4 <= abs(number) < 1e9 else f"{number:.4g}"
     return "–" if value is None else str(value)
+
+
+def _heat(value: float | None) -> str:
+    return '"' if value is None else f' {"note" if value >= 0 else "bad"}" style="--v:{min(abs(value), 1) * 45:.0f}%"'
+
+
+def _decimals(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}".replace("-", "−")
 
 
 def _picture(picture: Image.Image, label: str) -> str:
