@@ -1,7 +1,8 @@
 """Pictures as reward models were published to see them; each model names its own rule, and none is shared silently.
 
-The two libraries that published rewards are built on crop differently by a pixel where the surplus is odd, and HPSv2
-letterboxes instead: one rule for all would move scores. Axes: n pictures, h and w pixels.
+The two libraries that published rewards are built on crop differently by a pixel where the surplus is odd, and convert
+colours before the resize or after it; HPSv2 letterboxes instead: one rule for all would move scores.
+Axes: n pictures, h and w pixels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,9 @@ T = TypeVar("T")
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """The picture as the published code converts it: transparency is dropped, not composited."""
+    """The picture as the published code converts it: transparency is dropped, not composited.
+
+    transformers 5.24 puts it on white; PickScore was published with 4.27, and MPS converts its pictures itself."""
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -30,8 +33,9 @@ def to_pixels(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
 
 
 def shorter_side(image: Image.Image, size: int) -> Image.Image:
-    """The RGB picture resized (bicubic, antialiased, in 8 bits) so that its shorter side is `size` pixels."""
-    image = rgb(image)
+    """The picture resized (bicubic, antialiased, in 8 bits) so that its shorter side is `size` pixels.
+
+    It keeps its colour mode, which matters: Pillow resizes a palette by nearest neighbour, and premultiplies alpha."""
     width, height = image.size
     if min(width, height) == size:
         return image
@@ -42,7 +46,7 @@ def shorter_side(image: Image.Image, size: int) -> Image.Image:
 def centre_crop(
     image: Image.Image, size: int, *, rounding: Literal["transformers", "torchvision"]
 ) -> UInt8[Tensor, "3 s s"]:
-    """The middle square of a picture whose shorter side is `size`.
+    """The middle square of a picture whose shorter side is `size` pixels or more, in RGB.
 
     Args:
         rounding: where an odd surplus goes: transformers rounds the offset down, torchvision to the nearest even."""
@@ -51,15 +55,43 @@ def centre_crop(
     return to_pixels(image.crop((left, top, left + size, top + size)))
 
 
+def transformers_square(image: Image.Image, size: int, *, crop: int | None = None) -> UInt8[Tensor, "3 s s"]:
+    """The middle of the picture as transformers' CLIPImageProcessorPil cuts it: to RGB, resize, crop.
+
+    Args:
+        size: the shorter side after the resize, in pixels.
+        crop: the side of the square, `size` or below; the default is `size`."""
+    side = size if crop is None else crop
+    return centre_crop(shorter_side(rgb(image), size), side, rounding="transformers")
+
+
+def torchvision_square(image: Image.Image, size: int) -> UInt8[Tensor, "3 s s"]:
+    """The middle of the picture as OpenAI's clip and open_clip cut it with torchvision: resize, crop, to RGB."""
+    return centre_crop(shorter_side(image, size), size, rounding="torchvision")
+
+
 def letterbox(image: Image.Image, size: int, *, antialias: bool) -> Float[Tensor, "3 s s"]:
     """The whole picture in [0, 1] (bicubic overshoot stays), its longer side `size`, on black to the square.
 
-    HPSv2's rule: the picture becomes a float tensor first, and is resized as one."""
+    HPSv2's rule (tgxs002/HPSv2:hpsv2/src/open_clip/transform.py, ResizeMaxSize): the picture becomes a float tensor
+    first, and is resized as one. A picture whose longer side is `size` already is padded here too; there it is not, and
+    the model refuses it unless it is square.
+
+    Args:
+        antialias: False as published (torchvision up to 0.16); True as the same code gives with torchvision from 0.17.
+
+    Raises:
+        ValueError: the shorter side would be less than half a pixel."""
     x = to_pixels(image)[None].float() / 255
     height, width = x.shape[-2:]
     scale = size / max(height, width)
     if scale != 1:
         new = [round(side * scale) for side in (height, width)]
+        if 0 in new:
+            raise ValueError(
+                f"a picture of {width} x {height} pixels is too long for a square of {size}: its shorter side would "
+                f"vanish. Leave it out, or crop it to at most {2 * size - 1} : 1."
+            )
         x = torch.nn.functional.interpolate(x, size=new, mode="bicubic", align_corners=False, antialias=antialias)
     spare_h, spare_w = size - x.shape[-2], size - x.shape[-1]
     top, left = spare_h // 2, spare_w // 2
