@@ -1,0 +1,139 @@
+"""VQAScore (arXiv 2404.01291) with a Qwen-VL: the probability that it says yes when asked whether the picture shows the
+prompt.
+
+There is no one VQAScore: a score is that of its model and its question, and the provenance names both. Axes: n
+pictures, t tokens, v words.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, cast
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from diffpref.rewards.qwen import Dtype, inputs, load_processor, refuse_special_tokens, resized, torch_dtype, versions
+from diffpref.rewards.vision import in_batches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+EPSILON = 1e-6
+"""How near to 0 or 1 a probability counts in `pair_logit`: float32 has no finer steps below 1."""
+
+
+class VqaScore:
+    """The model in memory."""
+
+    def __init__(
+        self, model: "PreTrainedModel", *, processor: "ProcessorMixin", answers: list[int], settings: "VqaScoreSettings"
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.processor = processor
+        self.answers = answers
+        self.settings = settings
+        pictures = processor.image_processor  # type: ignore[attr-defined]
+        self._factor: int = pictures.patch_size * pictures.merge_size
+        self._pixels: tuple[int, int] = (pictures.size["shortest_edge"], pictures.size["longest_edge"])
+        words = [processor.tokenizer.decode([token]) for token in answers]  # type: ignore[attr-defined]
+        self.provenance = {
+            "model": f"VQAScore of {settings.checkpoint} asked {settings.template!r}",
+            "checkpoint": settings.checkpoint,
+            "template": settings.template,
+            "template sha256": sha256(settings.template.encode()).hexdigest(),
+            "answers": repr(words),
+            "preprocessing": f"PIL bicubic to multiples of {self._factor} within {self._pixels} pixels",
+            "dtype": f"{settings.dtype}, softmax float32",
+            "unit": "probability of the answers, in [0, 1]",
+            **versions(),
+        }
+
+    @torch.no_grad()
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Float[Tensor, " n"]:
+        """The probability in [0, 1] that the answer's first token is one of `answers`, on the CPU.
+
+        A picture's score depends on what else is in its batch by the rounding of `dtype` alone.
+
+        Raises:
+            ValueError: a prompt that holds one of the model's special tokens, or a picture of extreme ratio.
+        """
+        refuse_special_tokens(self.processor, prompts)
+        pairs = list(zip(images, prompts, strict=True))
+        scores = [self._batch(batch) for batch in in_batches(pairs, self.settings.batch_size)]
+        return torch.cat(scores) if scores else torch.zeros(0)
+
+    def _batch(self, pairs: Sequence[tuple[Image.Image, str]]) -> Float[Tensor, " n"]:
+        low, high = self._pixels
+        pictures = [resized(image, factor=self._factor, min_pixels=low, max_pixels=high) for image, _ in pairs]
+        questions = [self.settings.template.replace("{}", prompt) for _, prompt in pairs]
+        # Padding is on the left, so that the last place of every row is the one before the answer.
+        batch = inputs(self.processor, pictures, questions, padding_side="left", device=self.model.device)
+        logits: Float[Tensor, "n v"] = self.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+        return logits.log_softmax(1)[:, self.answers].logsumexp(1).exp().clamp(max=1).cpu()
+
+    def pair_logit(self, a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """logit(P_a) - logit(P_b), where a P nearer to 0 or 1 than `EPSILON` counts as that near."""
+        logit_a, logit_b = (p.double().clamp(EPSILON, 1 - EPSILON).logit() for p in (a, b))
+        return (logit_a - logit_b).to(a.dtype)
+
+
+@dataclass(frozen=True)
+class VqaScoreSettings:
+    """Which model, and what it is asked.
+
+    Args:
+        checkpoint: a folder or hub repository of a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or one that is called as they are.
+        template: the question, with {} where the prompt goes (linzhiqiu/t2v_metrics since 3.1).
+        answers: the spellings that count as yes; those that are no single token of the model are left out.
+        dtype: of the model; the softmax is float32's.
+        batch_size: pictures.
+    """
+
+    checkpoint: str = "Qwen/Qwen2.5-VL-7B-Instruct"
+    template: str = 'Does this figure show "{}"? Please answer Yes or No.'
+    answers: tuple[str, ...] = ("Yes", "yes", " Yes", " yes")
+    dtype: Dtype = "bfloat16"
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if self.template.count("{}") != 1:
+            raise ValueError(f"template must hold {{}} once, where the prompt goes, got {self.template!r}.")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or above, got {self.batch_size}.")
+
+    def load(self, device: torch.device) -> VqaScore:
+        """The model on the device.
+
+        Raises:
+            ValueError: files that are missing or incomplete, or no answer that is a single token.
+        """
+        from transformers import AutoModelForImageTextToText
+
+        processor = load_processor(self.checkpoint)
+        answers = _single_tokens(processor, self.answers, self.checkpoint)
+        try:
+            loaded = AutoModelForImageTextToText.from_pretrained(
+                self.checkpoint, dtype=torch_dtype(self.dtype), attn_implementation="sdpa", output_loading_info=True
+            )
+        except (OSError, ValueError) as problem:
+            raise ValueError(
+                f"{self.checkpoint} is no vision-language model that can be loaded: {problem}"
+            ) from problem
+        model, notes = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
+        # Weights that are missing would be drawn at random, and only a warning would say so.
+        missing = sorted(notes["missing_keys"])
+        if missing:
+            raise ValueError(f"{self.checkpoint}: {len(missing)} weights are missing, such as {missing[:3]}.")
+        return VqaScore(model.to(device), processor=processor, answers=answers, settings=self)  # type: ignore[arg-type]
+
+
+def _single_tokens(processor: "ProcessorMixin", answers: Sequence[str], checkpoint: str) -> list[int]:
+    tokenizer = processor.tokenizer  # type: ignore[attr-defined]
+    spelled = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
+    single = sorted({ids[0] for ids in spelled if len(ids) == 1})
+    if not single:
+        raise ValueError(f"answers: none of {list(answers)} is a single token of {checkpoint}; name one that is.")
+    return single
