@@ -11,13 +11,26 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from diffpref.dotted import FORMS, is_address, load_callable
-from diffpref.rewards.checked import CheckedReward, Reward, Scorer
+from diffpref.rewards.checked import CheckedReward, Reward, Scorer, WrongAnswer
 from diffpref.typed import build, nearest, read_yaml
 
-__all__ = ["REWARDS", "CheckedReward", "Reward", "RewardSettings", "Scorer", "find_reward", "reward_settings"]
+__all__ = ["REWARDS", "CheckedReward", "Reward", "RewardSettings", "Scorer", "WrongAnswer", "find_reward", "reward_settings"]
 
 REWARDS: Mapping[str, str] = {
+    "aesthetic": "diffpref.rewards.aesthetic:AestheticSettings",
+    "clipscore": "diffpref.rewards.clipscore:CLIPScoreSettings",
+    "hpsv2": "diffpref.rewards.hps:HPSSettings",
+    "hpsv2.1": "diffpref.rewards.hps:HPS21Settings",
+    "mps": "diffpref.rewards.mps:MPSSettings",
+    "pickscore": "diffpref.rewards.pickscore:PickScoreSettings",
     "emoji_hand": "diffpref.rewards.emoji_hand:EmojiHandSettings",
+    "hpsv3": "diffpref.rewards.hpsv3:Hpsv3Settings",
+    "vlm_judge": "diffpref.rewards.vlm_judge:VlmJudgeSettings",
+    "vqascore": "diffpref.rewards.vqascore:VqaScoreSettings",
+    "cyclereward": "diffpref.rewards.cyclereward:CycleRewardSettings",
+    "ensemble": "diffpref.rewards.ensemble:EnsembleSettings",
+    "imagereward": "diffpref.rewards.imagereward:ImageRewardSettings",
+    "jpeg_compressibility": "diffpref.rewards.jpeg:JpegSettings",
 }
 """The package's own rewards: the name -> the dataclass of its settings."""
 
