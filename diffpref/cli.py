@@ -12,6 +12,7 @@ COMMANDS = {
         "a local page on which a person compares pictures",
     ),
     "label": ("diffpref.label.command", "preference data from prompts, generators and rewards"),
+    "reward": ("diffpref.rewards.training.command", "train a reward on preferences, and evaluate one"),
     "data": ("diffpref.data.command", "look at, check and convert preference data"),
 }
 

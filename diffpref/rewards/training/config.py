@@ -1,0 +1,121 @@
+"""The settings of a reward's training run, as typed groups; every field name is unique, so that keys are flat.
+
+Names that the trainer of diffusion models also has (diffpref/config.py) mean the same here.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from diffpref.config import Optimization
+from diffpref.rewards.training.losses import LossName
+
+
+@dataclass(frozen=True)
+class Base:
+    """The CLIP that the run starts from."""
+
+    pretrained_model_name_or_path: str = ""
+    """A folder that CLIPModel.save_pretrained wrote, or a hub name, such as laion/CLIP-ViT-H-14-laion2B-s32B-b79K."""
+    processor: str = ""
+    """A folder or hub name of the tokenizer and preprocessor_config.json; "" for the base model's own."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Preferences: a file, a folder or a data set on the hub, in any schema that `diffpref data` reads."""
+
+    dataset_name: str = ""
+    dataset_split: str = "train"
+    columns: tuple[str, ...] = ()
+    """Column names that differ from the schema's, as prompt=my_caption chosen=better; of the validation data too."""
+    max_train_samples: int | None = None
+    """Use the first rows only."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """Stop at a bad row, or leave it out and count it. A picture that cannot be decoded always stops the run."""
+    lists: Literal["all", "best_worst"] = "all"
+    """Which pairs a ranked list gives."""
+    ties: Literal["keep", "drop"] = "keep"
+    """Rows whose pictures are equally good: learn that (PickScore), or leave them out (HPSv2's data has none)."""
+    labels: Literal["order", "scores"] = "order"
+    """Order: 1 and 0, or 0.5 twice for a tie. Scores: the two scores are probabilities, as shares of votes are."""
+    dataloader_num_workers: int = 0
+    """Processes that decode pictures, for each process of the run; the pairs and their order do not depend on it."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What is minimised."""
+
+    loss: LossName = "pickscore"
+    """Pickscore: a mean over the step's pairs, each prompt weighing the same. Hps: a sum over each process's pairs."""
+    train_logit_scale: bool = True
+    """Learn the factor of the cosine, too. With hps it is kept in [1, 100] after each step, as published."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is trained."""
+
+    adapter: Literal["lora", "full"] = "full"
+    """All weights, or LoRA, which is merged into the output; the adapter is kept beside it."""
+    rank: int = 16
+    """Rank of the LoRA matrices; alpha equals it, so the effective scale is 1."""
+    lora_target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    """Names of the layers that get LoRA, in both towers."""
+    trained_vision_layers: int | None = None
+    """Full: train the vision tower's last layers only, with its last norm and projection; 0 trains none of it."""
+    trained_text_layers: int | None = None
+    """The same for the text tower."""
+    decay_vectors: bool = False
+    """Apply weight decay to biases, norms and logit_scale too, as PickScore's code does and HPSv2's does not."""
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how the run happens."""
+
+    output_dir: Path = Path("diffpref-reward")
+    """The reward is written to `model` in it, in PickScore's format."""
+    overwrite_output_dir: bool = False
+    """Delete what another run left in the output directory."""
+    seed: int = 0
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    """Precision of the two towers; scores and loss are float32 always."""
+    allow_tf32: bool = False
+    checkpointing_steps: int = 500
+    checkpoints_total_limit: int | None = None
+    resume_from_checkpoint: str | None = None
+    """`latest`, or the name of a checkpoint in the output directory."""
+    logging_steps: int = 10
+    """Training steps between two lines of metrics.jsonl."""
+    report_to: str = "none"
+    """Trackers, comma separated: tensorboard, wandb, trackio. metrics.jsonl and report.html are always written."""
+    tracker_name: str = "diffpref-reward"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out pairs, on which the weights that are kept are chosen."""
+
+    validation_dataset_name: str = ""
+    """As dataset_name; without it the last weights are kept."""
+    validation_split: str = "train"
+    max_validation_samples: int | None = None
+    validation_steps: int = 100
+    validation_batch_size: int = 16
+    """Pairs that pass through the towers at once, for each process."""
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """A training run of a reward."""
+
+    base: Base = field(default_factory=Base)
+    pairs: Pairs = field(default_factory=Pairs)
+    criterion: Criterion = field(default_factory=Criterion)
+    tuning: Tuning = field(default_factory=Tuning)
+    optimization: Optimization = field(default_factory=Optimization)
+    run: Run = field(default_factory=Run)
+    validation: Validation = field(default_factory=Validation)
