@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffpref.chart import BINS
+from diffpref.chart import BINS, BOTTOM, HEIGHT
 from diffpref.page import Page
 
 VOID = {"meta", "link", "img", "br", "hr"}
@@ -211,3 +211,40 @@ def test_navigation_links_reach_their_headings() -> None:
     reader = read(page)
     assert [a for a in reader.addresses if a.startswith("#")] == ["#s1", "#s2", "#s3"]
     assert [attrs["id"] for tag, attrs in reader.tags if tag == "h2"] == ["s1", "s2", "s3"]
+
+
+def test_a_histogram_draws_shares_between_its_edges() -> None:
+    page = Page("t")
+    page.histogram("h", [0.0, 1.0, 2.0, 4.0], {"a": [1, 0, 3], "b": [10, 10, 20]}, x_label="score")
+    lines = points(page, "polyline")
+    assert lines == points(page, "polygon") and len(lines) == 2
+    for line, shares in zip(lines, ([0.25, 0.0, 0.75], [0.25, 0.25, 0.5]), strict=True):
+        left, right, floor = line[0][0], line[-1][0], line[0][1]
+        assert line[-1][1] == floor == HEIGHT - BOTTOM
+        edges = [left + (right - left) * edge / 4 for edge in (0, 1, 2, 4)]
+        assert [x for x, _ in line[1:-1]] == pytest.approx([edges[i] for i in (0, 1, 1, 2, 2, 3)], abs=0.11)
+        heights = [floor - y for _, y in line[1:-1:2]]
+        assert heights == [floor - y for _, y in line[2:-1:2]]
+        highest = floor - min(y for line in lines for _, y in line)
+        assert [h / highest for h in heights] == pytest.approx([share / 0.75 for share in shares], abs=0.002)
+    page.histogram("empty", [0.0, 1.0], {"a": [0]})
+    assert "nothing to count" in read(page).texts
+    with pytest.raises(ValueError, match="'a' must have 2 counts, one a bin, got 3"):
+        page.histogram("h", [0.0, 1.0, 2.0], {"a": [1, 2, 3]})
+
+
+def test_a_heat_table_colours_by_size_and_sign() -> None:
+    page = Page("t")
+    page.heat([EVIL, "b"], [[None, 1.0], [-0.25, 0.0]])
+    cells = [attrs for tag, attrs in read(page).tags if tag == "td"]
+    assert [cell["class"] for cell in cells] == ["n", "n note", "n bad", "n note"]
+    assert [cell.get("style") for cell in cells] == [None, "--v:45%", "--v:11%", "--v:0%"]
+    assert [text for text in read(page).texts if text in ("–", "1.00", "−0.25", "0.00")] == [
+        "–",
+        "1.00",
+        "−0.25",
+        "0.00",
+    ]
+    assert sum(EVIL in text for text in read(page).texts) == 2
+    with pytest.raises(ValueError, match="2 rows and columns"):
+        page.heat(["a", "b"], [[1.0, 0.0]])

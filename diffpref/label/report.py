@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffpref import atomic
-from diffpref.label.sections import SECTIONS, STATUSES, verdict
+from diffpref.label.sections import AFTER_IT, BEFORE_THE_SHEET, STATUSES, verdict
 from diffpref.label.sheet import Sample, draw_sheet
 from diffpref.label.statistics import to_batch
 from diffpref.label.tally import Tally
@@ -24,7 +24,8 @@ def write_report(folder: Path) -> Path:
     """The path of report.html; report.json beside it holds the same figures.
 
     Args:
-        folder: of a run, with prompts.parquet, labels/ and images/.
+        folder: of a run, with prompts.parquet and labels/; images/ gives the contact sheet, and label.yaml says which
+            rewards are held out.
 
     Raises:
         ValueError: prompts or labels are not there, or cannot be read.
@@ -40,15 +41,26 @@ def write_report(folder: Path) -> Path:
         sample.add(table)
     for table in _batches(files):
         tally.bin(to_batch(table, _tokens(table, ids, tokens)))
-    figures = {"prompts": _prompts(prompts), **tally.figures()}
+    figures = {"prompts": _prompts(prompts), "held_out": _held_out(folder / "label.yaml"), **tally.figures()}
     page = Page(folder.resolve().name, "diffpref labels")
     verdict(page, figures)
+    for draw in BEFORE_THE_SHEET:
+        draw(page, figures)
     draw_sheet(page, sample, folder / "images")
-    for draw in SECTIONS:
+    for draw in AFTER_IT:
         draw(page, figures)
     atomic.write_json(folder / "report.json", figures)
     page.write(folder / "report.html")
     return folder / "report.html"
+
+
+def _held_out(path: Path) -> list[str]:
+    """The names of the rewards that have no say in the labels."""
+    if not path.is_file():
+        return []
+    from diffpref.label.settings import from_yaml
+
+    return [reward.name for reward in from_yaml(path).rewards if reward.held_out]
 
 
 def _read(path: Path) -> pa.Table:

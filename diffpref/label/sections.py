@@ -23,8 +23,8 @@ def percent(share: float | None) -> str:
     if share is None:
         return "–"
     if 0 < share < 0.001:
-        return "< 0.1 %"
-    return "> 99.9 %" if 0.999 < share < 1 else f"{100 * share:.3g} %"
+        return "<\u202f0.1\u00a0%"
+    return ">\u202f99.9\u00a0%" if 0.999 < share < 1 else f"{100 * share:.3g}\u00a0%"
 
 
 def verdict(page: Page, figures: Mapping[str, Any]) -> None:
@@ -45,16 +45,17 @@ def verdict(page: Page, figures: Mapping[str, Any]) -> None:
         page.callout(text, "bad")
     if not warnings:
         page.callout("Nothing suspicious in failures, ties, and best pictures by generator.", "good")
+    if pictures["labelled"] and candidates["without_labels"]:
+        text = "Prompts without labels, for want of two pictures that can be compared"
+        page.callout(f"{text}: {candidates['without_labels']:,}.", "note")
 
 
 def _warnings(figures: Mapping[str, Any]) -> Iterator[str]:
-    pictures, candidates, ties = figures["pictures"], figures["candidates"], figures["ties"]
+    pictures, ties = figures["pictures"], figures["ties"]
     if not pictures["labelled"]:
         yield "No picture has a label: a prompt needs two that were drawn and scored."
     if (pictures["failed_share"] or 0) > FAILURES:
         yield f"{percent(pictures['failed_share'])} of the pictures failed; the table of failures says how."
-    if pictures["labelled"] and candidates["without_labels"]:
-        yield f"{candidates['without_labels']:,} prompts have no labels, for want of two pictures that can be compared."
     for name, generator in figures["generators"].items():
         share = generator["win_share"] or 0
         if len(figures["generators"]) > 1 and share > WINS:
@@ -68,6 +69,10 @@ def _warnings(figures: Mapping[str, Any]) -> Iterator[str]:
             f"{percent(ties['tied_share'])} of the pairs are tied in phi and teach nothing: the rewards disagree, or "
             "the pictures are alike. Another reward, or the aggregator win_prob or mean_z, gives fewer ties."
         )
+
+
+def _name(figures: Mapping[str, Any], reward: str) -> str:
+    return f"{reward} (held out)" if reward in figures["held_out"] else reward
 
 
 def generators(page: Page, figures: Mapping[str, Any]) -> None:
@@ -88,11 +93,11 @@ def generators(page: Page, figures: Mapping[str, Any]) -> None:
 
 
 def rewards(page: Page, figures: Mapping[str, Any]) -> None:
-    rewards = figures["rewards"]
+    every = figures["rewards"]
     page.heading("Rewards")
     names = ("scored", "mean", "std", "low", "high", "gain_of_the_best", "correlation_with_tokens")
     header = ["", "pictures", "mean", "deviation", "lowest", "highest", "gain of the best", "correlation with length"]
-    page.table(header, [[name, *(reward[key] for key in names)] for name, reward in rewards.items()])
+    page.table(header, [[_name(figures, r), *(found[key] for key in names)] for r, found in every.items()])
     page.text(
         "Gain of the best: the score of a prompt's best picture less the mean of its pictures, over all prompts. It "
         "should be above 0 for a held-out reward too. Correlation with length: Pearson's of score and CLIP tokens of "
@@ -101,13 +106,15 @@ def rewards(page: Page, figures: Mapping[str, Any]) -> None:
     generators = list(figures["generators"])
     if len(generators) > 1:
         means = [
-            [name, *(reward["by_generator"].get(g, {}).get("mean") for g in generators)]
-            for name, reward in rewards.items()
+            [_name(figures, name), *(reward["by_generator"].get(g, {}).get("mean") for g in generators)]
+            for name, reward in every.items()
         ]
         page.table(["mean score", *generators], means)
-    for name, reward in rewards.items():
+    for name, reward in every.items():
         counts = {g: found["histogram"] for g, found in reward["by_generator"].items()}
-        page.histogram(name, reward["edges"], counts, x_label="score", y_label="share of each generator's pictures")
+        page.histogram(
+            _name(figures, name), reward["edges"], counts, x_label="score", y_label="share of each generator's pictures"
+        )
 
 
 def agreement(page: Page, figures: Mapping[str, Any]) -> None:
@@ -117,7 +124,7 @@ def agreement(page: Page, figures: Mapping[str, Any]) -> None:
         "Kendall's tau-b over all pairs of pictures of one prompt: 1 is the same order, 0 no relation, -1 the reverse. "
         "phi is the label."
     )
-    page.heat(names, [[figures["tau_b"][a].get(b) for b in names] for a in names])
+    page.heat([_name(figures, name) for name in names], [[figures["tau_b"][a].get(b) for b in names] for a in names])
 
 
 def hygiene(page: Page, figures: Mapping[str, Any]) -> None:
@@ -161,13 +168,14 @@ def failures(page: Page, figures: Mapping[str, Any]) -> None:
 def near_duplicates(page: Page, figures: Mapping[str, Any]) -> None:
     found = figures["near_duplicates"]
     total = found["same generator"] + found["another generator"]
-    page.heading("Pictures that resemble another one of their prompt")
+    page.heading("Near-duplicates")
     if not total:
-        page.text("None.")
+        page.text("No picture resembles another one of its prompt.")
         return
+    same, another = found["same generator"], found["another generator"]
     page.text(
-        f"{total:,} pictures of {found['prompts']:,} prompts: {found['same generator']:,} resemble one by the same "
-        f"generator, {found['another generator']:,} one by another generator."
+        f"{total:,} pictures of {found['prompts']:,} prompts resemble an earlier one of their prompt; by the same "
+        f"generator: {same:,}, by another: {another:,}."
     )
     rows = [
         [name, g["near_duplicates"], percent(g["near_duplicates"] / g["planned"])]
@@ -190,4 +198,5 @@ def sizes(page: Page, figures: Mapping[str, Any]) -> None:
         page.text(f"The {len(rows)} most frequent of {sizes['different']} sizes.")
 
 
-SECTIONS = (generators, rewards, agreement, hygiene, failures, near_duplicates, sizes)
+BEFORE_THE_SHEET = (generators, rewards, agreement)
+AFTER_IT = (hygiene, failures, near_duplicates, sizes)
