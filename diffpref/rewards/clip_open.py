@@ -159,8 +159,9 @@ def _load(architecture: str, weights: Weights) -> "CLIP":
     try:
         load_checkpoint(model, str(weights.path), strict=True, weights_only=True)
     except Exception as problem:
+        reason = str(problem).strip().split(". ")[0]
         raise ValueError(
-            f"{weights.path} is no file of {architecture}'s weights ({type(problem).__name__}: {problem!s:.500}); "
+            f"{weights.path} is no file of {architecture}'s weights ({type(problem).__name__}: {reason:.500}); "
             "delete it, so that it is downloaded again."
         ) from None
     return model.eval().requires_grad_(False)
