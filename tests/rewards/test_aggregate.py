@@ -1,4 +1,4 @@
-"""Aggregators against numbers worked by hand, counting loops, symmetries and limits; tau-b against scipy."""
+"""Aggregators against numbers worked by hand, counting loops, symmetries and limits."""
 
 import itertools
 import math
@@ -11,10 +11,7 @@ from torch import Tensor
 
 from diffpref.rewards.aggregate import (
     AGGREGATORS,
-    PairCounts,
-    kendall_tau_b,
     mean_z,
-    pair_counts,
     pareto,
     ranks,
     win_count,
@@ -97,17 +94,20 @@ def test_no_picture_and_no_reward_comes_first(name: str, scores: Tensor, data: s
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_equal_weights_are_the_default_and_their_scale_is_nothing(name: str) -> None:
     extra = arguments(name, GOLDEN)
-    plain = AGGREGATORS[name](GOLDEN, **extra)
-    torch.testing.assert_close(AGGREGATORS[name](GOLDEN, weights=torch.full((5,), 0.3), **extra), plain)
+    weighted = AGGREGATORS[name](GOLDEN, weights=torch.full((5,), 0.3), **extra)
+    torch.testing.assert_close(weighted, AGGREGATORS[name](GOLDEN, **extra))
 
 
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_a_weight_of_zero_leaves_a_reward_out(name: str) -> None:
-    extra = arguments(name, GOLDEN)
-    weights = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0])
+    scores = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [3.0, 1.0, 2.0]], dtype=torch.float64)
+    extra = arguments(name, scores)
+    weights = torch.tensor([1.0, 0.0, 1.0])
     kept = weights > 0
-    without = AGGREGATORS[name](GOLDEN[kept], **{key: tensor[kept] for key, tensor in extra.items()})
-    torch.testing.assert_close(AGGREGATORS[name](GOLDEN, weights=weights, **extra), without)
+    without = AGGREGATORS[name](scores[kept], **{key: tensor[kept] for key, tensor in extra.items()})
+    weighted = AGGREGATORS[name](scores, weights=weights, **extra)
+    torch.testing.assert_close(weighted, without)
+    assert not torch.equal(weighted, AGGREGATORS[name](scores, **extra))
 
 
 def test_win_prob_by_hand() -> None:
@@ -198,43 +198,6 @@ def test_ranks_do_not_hang_on_the_order(pictures: list[tuple[float, float]], dat
     assert ranks(phi[turn], z[turn], [ids[i] for i in turn]).tolist() == rank[turn].tolist()
 
 
-def test_tau_b_is_scipys() -> None:
-    scipy_stats = pytest.importorskip("scipy.stats")
-    generator = torch.Generator().manual_seed(0)
-    for n in (2, 5, 40):
-        a, b = torch.randint(0, 6, (2, n), generator=generator).double()
-        b = a + b
-        expected = scipy_stats.kendalltau(a.numpy(), b.numpy(), variant="b").statistic
-        assert math.isclose(kendall_tau_b(a, b), expected, abs_tol=1e-12)
-
-
-@given(st.lists(st.tuples(st.integers(0, 2), numbers, numbers), max_size=12))
-@settings(max_examples=60, deadline=None)
-def test_tau_b_within_groups_by_a_loop(pictures: list[tuple[int, float, float]]) -> None:
-    agreement = untied_a = untied_b = 0
-    for (group, a, b), (other, c, d) in itertools.combinations(pictures, 2):
-        if group == other:
-            agreement += (1 if (a > c) == (b > d) else -1) if a != c and b != d else 0
-            untied_a += a != c
-            untied_b += b != d
-    groups = torch.tensor([g for g, _, _ in pictures], dtype=torch.int64)
-    a, b = (torch.tensor([p[i] for p in pictures], dtype=torch.float64) for i in (1, 2))
-    assert pair_counts(a, b, groups=groups) == PairCounts(agreement, untied_a, untied_b)
-    tau = kendall_tau_b(a, b, groups=groups)
-    if untied_a and untied_b:
-        assert math.isclose(tau, agreement / math.sqrt(untied_a * untied_b), abs_tol=1e-12)
-    else:
-        assert math.isnan(tau)
-
-
-def test_counts_of_parts_add_up() -> None:
-    a, b = torch.randn(2, 12, generator=torch.Generator().manual_seed(1))
-    groups = torch.arange(12) // 4
-    parts = [pair_counts(a[s], b[s], groups=groups[s]) for s in (slice(0, 4), slice(4, 12))]
-    assert parts[0] + parts[1] == pair_counts(a, b, groups=groups)
-    assert pair_counts(a, a, groups=groups) == PairCounts(18, 18, 18)  # 3 groups of 6 pairs
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -247,7 +210,6 @@ def test_counts_of_parts_add_up() -> None:
         (lambda: ranks(torch.ones(2), torch.ones(2), ["a"]), "one id a picture, got 1 for 2"),
         (lambda: ranks(torch.ones(2), torch.ones(2), ["a", "a"]), "ids must be different, got 'a' twice"),
         (lambda: ranks(torch.ones(2), torch.tensor([0.0, math.inf]), ["a", "b"]), "z must be finite"),
-        (lambda: kendall_tau_b(torch.ones(2), torch.tensor([0.0, math.nan])), "b must be finite"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(call, message: str) -> None:
