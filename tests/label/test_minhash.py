@@ -16,7 +16,7 @@ VOCABULARY = [f"w{i}" for i in range(400)]
 
 
 def corpus() -> list[str]:
-    """Random texts of 1 to 40 words, most of them followed by copies with a few words changed."""
+    """Random texts of 1 to 40 words, most of them followed by copies with a few words changed or left out."""
     rng = random.Random(3)
     texts = []
     for _ in range(150):
@@ -26,6 +26,7 @@ def corpus() -> list[str]:
             copy = list(text)
             for _ in range(rng.randint(0, 3)):
                 copy[rng.randrange(len(copy))] = rng.choice(VOCABULARY)
+            copy = copy[: len(copy) - rng.randint(0, 2) or None]
             texts.append(" ".join(copy))
     return texts
 
