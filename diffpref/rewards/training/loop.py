@@ -101,10 +101,12 @@ def train(config: RewardConfig, *, say: Callable[[str], None] = print) -> Path:
         claim_output(config, fresh=resume is None)
     accelerator.wait_for_everyone()
     state = State(clip, config.tuning.adapter, parts, None)
-    first, sums, best = 0, torch.zeros(5, device=accelerator.device), None
+    # Sums since the step `begun`, when the last line of metrics was written.
+    first, begun, sums, best = 0, 0, torch.zeros(5, device=accelerator.device), None
     if resume is not None:
         first, pending = load_checkpoint(resume, state)
         sums += pending["sums"][accelerator.process_index].to(accelerator.device)
+        begun = int(pending["begun"])
         best = (int(pending["best"][0]), float(pending["best"][1])) if pending["best"] else None
     if trackers:
         flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in to_mapping(config).items()}
@@ -171,7 +173,7 @@ def train(config: RewardConfig, *, say: Callable[[str], None] = print) -> Path:
             loss_sum, excess, count, right, decided = whole.tolist()
             sums = torch.zeros_like(sums)
             metrics = {
-                "loss": loss_sum / processes / (done - seen),
+                "loss": loss_sum / processes / (done - begun),
                 "loss_per_pair": excess / count,
                 "accuracy": right / decided if decided else float("nan"),
                 "scale": clip.logit_scale.exp().item(),
@@ -187,7 +189,7 @@ def train(config: RewardConfig, *, say: Callable[[str], None] = print) -> Path:
                 )
             note(done, metrics)
             bar.set_postfix({k: f"{metrics[k]:.3f}" for k in ("loss", "accuracy")}, refresh=False)
-            seen, clock = done, time.monotonic()
+            begun, seen, clock = done, done, time.monotonic()
         if held_out and (done % held.validation_steps == 0 or end):
             paused, value = time.monotonic(), measure(done)
             # The later of equal ones, as yuvalkirstain/PickScore:trainer/accelerators/base_accelerator.py keeps it.
@@ -200,7 +202,7 @@ def train(config: RewardConfig, *, say: Callable[[str], None] = print) -> Path:
         if done % run.checkpointing_steps == 0:
             left: Any = accelerator.gather(sums[None])
             if main:
-                pending = {"sums": left.cpu(), "best": list(best) if best else []}
+                pending = {"sums": left.cpu(), "begun": begun, "best": list(best) if best else []}
                 save_checkpoint(run.output_dir, done, state, pending, known, run.checkpoints_total_limit)
     bar.close()
     accelerator.wait_for_everyone()

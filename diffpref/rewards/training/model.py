@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffpref import atomic
+from diffpref.backbones.lora import ADAPTER, lora_state
 from diffpref.rewards.clip_hf import Processor
 from diffpref.rewards.clip_pairs import directions
 from diffpref.rewards.training.config import Tuning
@@ -53,9 +54,7 @@ def choose_trained(clip: "CLIPModel", tuning: Tuning, *, logit_scale: bool, seed
         if isinstance(getattr(module, "dropout", None), float):
             module.dropout = 0.0  # type: ignore[assignment]
     if tuning.adapter == "lora":
-        from diffpref.backbones.lora import attach_lora
-
-        attach_lora(clip, tuning.rank, tuning.lora_target_modules, seed=seed)
+        _attach_lora(clip, tuning, seed)
     else:
         clip.requires_grad_(True)
         vision, text = clip.vision_model, clip.text_model
@@ -67,7 +66,30 @@ def choose_trained(clip: "CLIPModel", tuning: Tuning, *, logit_scale: bool, seed
     clip.logit_scale.requires_grad_(logit_scale)
     clip.train()
     if tuning.gradient_checkpointing:
-        clip.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # The newer name of transformers; the older one warns there.
+        enable = getattr(clip, "activation_checkpointing_enable", clip.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
+
+
+def _attach_lora(clip: "CLIPModel", tuning: Tuning, seed: int) -> None:
+    """Freeze the model and add LoRA in both towers, alpha equal to rank: at step 0 its scores are unchanged.
+
+    By peft alone: transformers' own `add_adapter` refuses versions of peft that we allow."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    if tuning.rank < 1:
+        raise ValueError(f"rank must be 1 or above, got {tuning.rank}.")
+    names = [name for name, _ in clip.named_modules()]
+    missing = [t for t in tuning.lora_target_modules if not any(name.endswith(t) for name in names)]
+    if missing or not tuning.lora_target_modules:
+        raise ValueError(f"lora_target_modules: no layer of the model ends in {missing}; leave it out for the default.")
+    clip.requires_grad_(False)
+    targets = list(tuning.lora_target_modules)
+    config = LoraConfig(r=tuning.rank, lora_alpha=tuning.rank, init_lora_weights="gaussian", target_modules=targets)
+    # peft draws from the global generator; two runs of one seed must start from the same matrices.
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, clip, ADAPTER)
 
 
 def _keep_last(name: str, tower: nn.Module, ends: list[nn.Module], count: int | None) -> None:
@@ -124,5 +146,10 @@ def save_reward(clip: "CLIPModel", processor: Processor, folder: Path) -> None:
 
 def save_adapter(clip: "CLIPModel", folder: Path) -> None:
     """Write the LoRA alone in peft's format; a trained logit_scale is in the merged model only."""
+    from safetensors.torch import save_file
+
+    # peft wraps the model twice when it loads an adapter, and looks for the tensors under these names.
+    tensors = {f"base_model.model.{name}": t.detach().cpu().contiguous() for name, t in lora_state(clip).items()}
     with atomic.new_folder(folder) as new:
-        clip.save_pretrained(new)
+        save_file(tensors, new / "adapter_model.safetensors", metadata={"format": "pt"})
+        clip.peft_config[ADAPTER].save_pretrained(new)  # type: ignore[union-attr,index]
