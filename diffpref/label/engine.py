@@ -81,7 +81,7 @@ def _run(config: LabelConfig, executor: Executor, keys: dict[str, str], say: Cal
             _do(stage, plan, executor)
             if executor.wait(stage, plan.shards) and executor.main:
                 say(f"packed: {root / stage.name}")
-    if "report" in wanted and executor.main:
+    if "report" in wanted and executor.main and (Path(__file__).parent / "report.py").exists():
         from diffpref.label.report import write_report
 
         say(f"report: {write_report(root)}")

@@ -53,8 +53,9 @@ def read_shard(plan: Plan, number: int) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     texts = dict(plan.rows(number))
     for generator in plan.config.generators:
-        # The tar is not read here; its size was checked with its marker.
-        for row in pq.read_table(Shard(plan.root, f"images/{generator.name}", number).path(".parquet")).to_pylist():
+        shard = Shard(plan.root, f"images/{generator.name}", number)
+        shard.verify(".parquet")
+        for row in pq.read_table(shard.path(".parquet")).to_pylist():
             rows[row["image_id"]] = {**row, "prompt": texts[row["prompt_id"]], "duplicate_of": ""}
     shard = Shard(plan.root, "filter", number)
     shard.verify()

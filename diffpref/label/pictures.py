@@ -5,6 +5,7 @@ import json
 import tarfile
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,7 +28,8 @@ class TarWriter:
     """A tar that is written in the order of `add`, while threads encode the pictures and the caller draws the next."""
 
     def __init__(self, path: Path) -> None:
-        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
+        self._file = path.open("wb")
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
         self._threads = ThreadPoolExecutor(_ENCODERS)
         self._waiting: list[tuple[str, Future[bytes], bytes]] = []
 
@@ -56,11 +58,12 @@ class TarWriter:
                 for entry in self._waiting:
                     self._write(*entry)
                 self._tar.close()
-            else:
-                # A disk that is full would refuse the tar's end too, and hide the first problem.
-                self._tar.fileobj.close()  # type: ignore[union-attr]
+                self._file.close()
         finally:
             self._threads.shutdown(cancel_futures=True)
+            # A disk that is full refuses what is still buffered too, and would hide the first problem.
+            with suppress(OSError):
+                self._file.close()
 
 
 class TarReader:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,16 @@ class Plan:
 
     root: Path
     config: LabelConfig
-    key: str
-    """Names the plan: equal for equal pictures."""
     generator_keys: Mapping[str, str]
+    """Name the pictures of each generator: equal for equal pictures."""
+    prompts_key: str
+    """Names the kept prompts."""
     prompt_ids: Sequence[str]
     prompts: Sequence[str]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process goes the folder's name: a million prompts are read there, not sent with each shard."""
+        return _arrived, (self.root, self.config, dict(self.generator_keys), self.prompts_key)
 
     @property
     def shards(self) -> int:
@@ -112,8 +118,16 @@ def make_plan(config: LabelConfig) -> Plan:
     hashes.save()
     ids, texts = _kept(root, now["prompts"])
     keys = {name: digest([now["seed"], identity_]) for name, identity_ in now["generators"].items()}
-    key = digest({name: now[name] for name in ("format", "seed", "shard_size", "generators", "prompts")})
-    return Plan(root, config, key, keys, ids, texts)
+    return Plan(root, config, keys, now["prompts"], ids, texts)
+
+
+def _arrived(root: Path, config: LabelConfig, keys: Mapping[str, str], prompts_key: str) -> Plan:
+    return Plan(root, config, keys, prompts_key, *_kept_once(root, prompts_key))
+
+
+@lru_cache(maxsize=1)
+def _kept_once(root: Path, expected: str) -> tuple[list[str], list[str]]:
+    return _kept(root, expected)
 
 
 def _kept(root: Path, expected: str) -> tuple[list[str], list[str]]:

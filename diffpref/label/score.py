@@ -17,13 +17,13 @@ from diffpref.dotted import is_address, load_callable
 from diffpref.label.config import RewardUse
 from diffpref.label.filter import Source, images_markers
 from diffpref.label.generate import words
-from diffpref.label.generators import content_of
+from diffpref.label.generators import WEIGHTS, content_of
 from diffpref.label.pictures import decode
 from diffpref.label.plan import Plan
 from diffpref.label.provenance import versions
 from diffpref.label.shards import digest, inputs_of, write_table
 from diffpref.label.stages import Failures, Report, Work, count, finish, shard_of
-from diffpref.rewards import REWARDS, CheckedReward, WrongAnswer, find_reward
+from diffpref.rewards import REWARDS, CheckedReward, WrongAnswer, find_reward, reward_settings
 from diffpref.typed import read_yaml
 
 SCHEMA = pa.schema(
@@ -32,24 +32,32 @@ SCHEMA = pa.schema(
 
 
 def reward_key(use: RewardUse) -> str:
-    """Names what the scores depend on: the reward, its settings, and the content of the local files they name."""
+    """Names what the scores depend on: the reward, its settings, and the content of the local files they name.
+
+    Raises:
+        ValueError: no such reward, an unknown setting, or a local file that does not exist.
+    """
     name, settings = use.reward, dict(use.settings)
     if name not in REWARDS and Path(name).suffix in (".yaml", ".yml"):
         settings = {**read_yaml(Path(name)), **settings}
     elif name not in REWARDS and is_address(name):
         source = inspect.getsourcefile(load_callable("reward", name))
         return digest([name.rpartition(":")[2], content_of(source) if source else ""])
-    return digest([name, _contents(settings)])
+    reward_settings(str(settings.get("reward", name)), {k: v for k, v in settings.items() if k != "reward"}, use.name)
+    return digest([name, _contents(settings, use.name)])
 
 
-def _contents(value: Any) -> Any:
-    """The settings, where a path that exists is replaced by what lies there."""
+def _contents(value: Any, name: str) -> Any:
+    """The settings, where a path is replaced by what lies there."""
     if isinstance(value, Mapping):
-        return {key: _contents(item) for key, item in value.items()}
+        return {key: _contents(item, name) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_contents(item) for item in value]
-    if isinstance(value, str) and value and len(value) < 1000 and Path(value).expanduser().exists():
-        return content_of(value)
+        return [_contents(item, name) for item in value]
+    if isinstance(value, str) and value and len(value) < 1000 and "\n" not in value:
+        if Path(value).expanduser().exists():
+            return content_of(value)
+        if value.startswith(("/", "./", "../", "~")) or Path(value).suffix in WEIGHTS:
+            raise ValueError(f"reward {name!r}: {value} does not exist: correct the path.")
     return value
 
 

@@ -1,6 +1,7 @@
 """Executors: who does the shards of a stage. Every one gives the same bytes, because a shard hangs on files alone."""
 
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -48,10 +49,11 @@ EXECUTORS: Mapping[str, str] = {
 
 
 def find_executor(run: Run) -> Executor:
-    """The executor of the settings, started.
+    """The executor of the settings, started; `local` under a launcher of several processes is `ranks`.
 
     Raises:
         ValueError: it cannot run here, as ray without the extra.
     """
-    module, _, name = EXECUTORS[run.executor].rpartition(":")
+    launched = run.executor == "local" and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    module, _, name = EXECUTORS["ranks" if launched else run.executor].rpartition(":")
     return getattr(importlib.import_module(module), name)(run)

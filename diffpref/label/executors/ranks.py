@@ -20,11 +20,14 @@ POLL = 1.0
 
 
 def place(run: Run) -> tuple[int, int, int]:
-    """(rank, world size, rank on this machine) as the launcher says in the environment.
+    """(rank, world size, rank on this machine) as the launcher says in the environment; accelerate says nothing where
+    it starts one process.
 
     Raises:
         ValueError: no launcher started this process.
     """
+    if "RANK" not in os.environ and any(name.startswith("ACCELERATE_") for name in os.environ):
+        return 0, 1, 0
     try:
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     except (KeyError, ValueError):

@@ -6,6 +6,7 @@ done-markers, so that a retried task writes the same file again or finds it ther
 
 import logging
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,27 @@ from diffpref.label.stages import Stage, pending
 
 
 class _Actor:
-    """One worker of the pool; a batch is the number of one shard."""
+    """One worker of the pool; a batch is the number of one shard. What a user can mend comes back as an answer: an
+    exception would arrive wrapped in Ray's own."""
 
-    def __init__(self, stage: Stage, threads: int) -> None:
+    def __init__(self, stage: Stage, threads: int, folder: str) -> None:
+        # An actor starts in a folder of Ray's, where relative paths of the settings lead nowhere.
+        if os.path.isdir(folder):
+            os.chdir(folder)
         quiet_libraries()
         # Ray shows an actor its own GPUs alone.
         self.stage, self.worker = stage, Worker(device_of(0), threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        for shard in batch["shard"].tolist():
+        (shard,) = batch["shard"].tolist()
+        problem: Exception | None = None
+        try:
             # Ray may repeat a task whose node was lost after the marker was written.
             if pending(self.stage, shard):
                 self.worker(self.stage, shard, lambda count: None)
-        return batch
+        except (ValueError, OSError) as mended:
+            problem = mended
+        return {"shard": [shard], "problem": [pickle.dumps(problem)]}
 
 
 class RayPool:
@@ -44,7 +53,6 @@ class RayPool:
         try:
             import ray
             import ray.data
-            import ray.exceptions
         except ImportError:
             raise ValueError("executor: ray needs the extra: pip install 'diffpref[ray]'.") from None
         self.run_settings = run
@@ -58,9 +66,11 @@ class RayPool:
             except (ConnectionError, ValueError) as problem:
                 self._lock.close()
                 raise ValueError(f"the Ray cluster {address!r} cannot be reached: {problem}") from None
-        self._ray, self._task_error = ray, ray.exceptions.RayTaskError
+        self._ray = ray
         # Our own bar shows pictures; Ray's shows tasks.
         ray.data.DataContext.get_current().enable_progress_bars = False
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         resources = ray.cluster_resources()
         self._gpus = min(run.gpus_per_worker, resources.get("GPU", 0))
         most = resources.get("GPU", 0) / self._gpus if self._gpus else 1
@@ -73,24 +83,23 @@ class RayPool:
         return list(range(shards))
 
     def run(self, stage: Stage, shards: list[int], progress: Progress) -> None:
-        """Do the shards on the pool; an exception in a shard comes out as it went in."""
+        """Do the shards on the pool; the first problem stops it, and what was finished stays."""
         ray = self._ray
         size = min(self.workers, len(shards))
         data = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
         done = data.map_batches(
             _Actor,
-            fn_constructor_args=(stage, self.run_settings.threads_per_worker),
+            fn_constructor_args=(stage, self.run_settings.threads_per_worker, os.getcwd()),
             batch_size=1,
             concurrency=size,
             num_gpus=self._gpus or None,
             num_cpus=1,
         )
-        try:
-            for row in done.iter_rows():
-                progress(stage.pictures(int(row["shard"])))
-        except self._task_error as problem:
-            cause = problem.cause if isinstance(getattr(problem, "cause", None), Exception) else problem
-            raise cause from None
+        for row in done.iter_rows():
+            # Our own actors' answers, within the cluster.
+            if problem := pickle.loads(row["problem"]):
+                raise problem
+            progress(stage.pictures(int(row["shard"])))
 
     def wait(self, stage: Stage, shards: int) -> bool:
         return not any(pending(stage, shard) for shard in range(shards))

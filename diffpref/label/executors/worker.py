@@ -40,6 +40,8 @@ class Worker:
         if self._work is None:
             return
         self._name, self._work = "", None
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if self.device.type != "cpu":
+            # A pipeline's cycles would keep its weights on the accelerator until the collector happens to run.
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
