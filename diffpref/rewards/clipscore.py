@@ -31,8 +31,9 @@ class CLIPScoreSettings:
     architecture: str = "ViT-L-14-quickgelu"
     """open_clip's name of the model; OpenAI's weights need QuickGELU. Hessel et al. used ViT-B-32-quickgelu."""
     convention: Convention = "cosine"
-    """cosine: cos; hessel: 2.5 max(cos, 0) of "A photo depicts " + prompt; torchmetrics: max(100 cos, 0). Pictures and
-    tokens are open_clip's in all three; torchmetrics itself takes transformers', a pixel apart at odd surpluses."""
+    """cosine: cos; hessel: 2.5 max(cos, 0) of "A photo depicts " + prompt; torchmetrics: max(100 cos, 0) of each
+    picture, where torchmetrics cuts the mean at 0. Pictures and tokens are open_clip's in all three; torchmetrics
+    itself takes transformers', a pixel apart at odd surpluses."""
     dtype: Dtype = "float32"
     batch_size: int = 32
     """Pictures, or prompts, that pass through a tower at once."""

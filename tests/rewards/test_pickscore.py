@@ -126,6 +126,8 @@ def test_a_checkpoint_saved_in_half_precision_and_by_an_old_release(folder: Path
     old |= {"text_model.embeddings.position_ids": torch.arange(24)[None]}
     (copy / "model.safetensors").unlink()
     torch.save(old, copy / "pytorch_model.bin")
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    (copy / "config.json").write_text(json.dumps({**config, "dtype": "float16"}), encoding="utf-8")
     reward = load(copy)
     assert reward.model.dtype == torch.float32
     assert reward.logit_scale == pytest.approx(float(torch.tensor(LOG_100).half().float().exp()))
