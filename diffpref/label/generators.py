@@ -1,6 +1,7 @@
 """Generators: diffusers pipelines, or a user's function, that draw one picture a prompt, each from its own seed."""
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from diffpref.dotted import load_callable
 from diffpref.label.config import GeneratorSettings
 from diffpref.label.shards import digest, file_hash
+from diffpref.typed import nearest
 
 WEIGHTS = {".safetensors", ".bin", ".json", ".txt", ".model", ".pt", ".pth", ".ckpt"}
 
@@ -96,16 +98,52 @@ def load_generator(settings: GeneratorSettings, device: Any) -> Generator:
     return PipelineGenerator(_pipeline(settings, device), settings)
 
 
-def _pipeline(settings: GeneratorSettings, device: Any) -> Any:
+def check_generator(settings: GeneratorSettings) -> None:
+    """Raise ValueError for classes and arguments that do not exist; reads the checkpoint's index, and no weights.
+
+    The second generator's mistake must not wait until the first has drawn a million pictures."""
+    if settings.function:
+        load_callable("generator", settings.function)
+        return
+    if settings.scheduler:
+        _named(settings, "scheduler", settings.scheduler)
+    name = settings.pipeline or json.loads(_index(settings).read_text(encoding="utf-8")).get("_class_name")
+    kind = _named(settings, "pipeline", str(name))
+    known = inspect.signature(kind.__call__).parameters
+    for argument in settings.call:
+        # The pipelines of diffusers that take **kwargs read nothing from them but two callbacks.
+        if argument not in known:
+            raise ValueError(
+                f"call of generator {settings.name!r}: {name} has no argument {argument!r}."
+                f"{nearest(argument, list(known))}"
+            )
+
+
+def _index(settings: GeneratorSettings) -> Path:
+    """The checkpoint's model_index.json."""
+    folder = Path(settings.pretrained_model_name_or_path).expanduser()
+    if not folder.exists():
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(str(folder), "model_index.json", revision=settings.revision))
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"generator {settings.name!r}: {folder} is no diffusers pipeline: it has no model_index.json.")
+    return folder / "model_index.json"
+
+
+def _named(settings: GeneratorSettings, kind: str, name: str) -> Any:
+    """The class of diffusers with that name."""
     import diffusers
+
+    if not hasattr(diffusers, name):
+        raise ValueError(f"generator {settings.name!r}: diffusers has no {kind} {name!r}; look up its class name.")
+    return getattr(diffusers, name)
+
+
+def _pipeline(settings: GeneratorSettings, device: Any) -> Any:
     import torch
 
-    def named(kind: str, name: str) -> Any:
-        if not hasattr(diffusers, name):
-            raise ValueError(f"generator {settings.name!r}: diffusers has no {kind} {name!r}; look up its class name.")
-        return getattr(diffusers, name)
-
-    kind = named("pipeline", settings.pipeline) if settings.pipeline else diffusers.DiffusionPipeline
+    kind = _named(settings, "pipeline", settings.pipeline or "DiffusionPipeline")
     options = {"revision": settings.revision, "variant": settings.variant, "dtype": getattr(torch, settings.dtype)}
     source = settings.pretrained_model_name_or_path
     try:
@@ -113,7 +151,7 @@ def _pipeline(settings: GeneratorSettings, device: Any) -> Any:
     except (OSError, ValueError, TypeError) as problem:
         raise ValueError(f"generator {settings.name!r}: {source} cannot be loaded as a pipeline: {problem}") from None
     if settings.scheduler:
-        scheduler = named("scheduler", settings.scheduler)
+        scheduler = _named(settings, "scheduler", settings.scheduler)
         pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, **settings.scheduler_options)
     if settings.lora:
         pipeline.load_lora_weights(settings.lora)
@@ -122,23 +160,7 @@ def _pipeline(settings: GeneratorSettings, device: Any) -> Any:
         pipeline.enable_model_cpu_offload(device=device)
     else:
         pipeline.to(device)
-    _check_call(pipeline, settings)
     return pipeline
-
-
-def _check_call(pipeline: Any, settings: GeneratorSettings) -> None:
-    """Raise where the call has an argument that the pipeline does not know: before the first picture is drawn."""
-    known = inspect.signature(pipeline.__call__).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-        return
-    from diffpref.typed import nearest
-
-    for name in settings.call:
-        if name not in known:
-            raise ValueError(
-                f"call of generator {settings.name!r}: {type(pipeline).__name__} has no argument {name!r}."
-                f"{nearest(name, list(known))}"
-            )
 
 
 class PipelineGenerator:

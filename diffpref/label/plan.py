@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from diffpref import atomic
 from diffpref.label.config import GeneratorSettings, LabelConfig
-from diffpref.label.generators import identity
+from diffpref.label.generators import check_generator, identity
 from diffpref.label.prompts import PromptSettings, check_prompts
 from diffpref.label.shards import digest, file_hash, write_table
 
@@ -100,6 +100,8 @@ def make_plan(config: LabelConfig) -> Plan:
         "generators": {g.name: identity(g, hashes) for g in config.generators},
         "prompt_source": _source(config.prompts),
     }
+    for generator in config.generators:
+        check_generator(generator)
     if old is not None and old.get("prompt_source") == now["prompt_source"]:
         now["prompts"] = old.get("prompts")
     else:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffpref.embedded import embedded
 from diffpref.label.config import GeneratorSettings
-from diffpref.label.generators import PipelineGenerator, UserGenerator, identity, load_generator
+from diffpref.label.generators import PipelineGenerator, UserGenerator, check_generator, identity, load_generator
 
 TINY = embedded("assets/tiny-sdxl")
 CALL = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 64, "width": 64}
@@ -87,11 +87,14 @@ def test_grey_pictures_become_rgb() -> None:
         ),
         ({"pipeline": "StableDifusionPipeline"}, "diffusers has no pipeline 'StableDifusionPipeline'"),
         ({"scheduler": "EulerDiscretScheduler"}, "diffusers has no scheduler 'EulerDiscretScheduler'"),
+        ({"pretrained_model_name_or_path": str(TINY / "unet")}, "is no diffusers pipeline: it has no model_index.json"),
         ({"load": {"torch_type": 1, "unet": "no such thing"}}, "cannot be loaded as a pipeline"),
     ],
 )
-def test_mistakes_are_named_when_it_is_loaded(changes: dict[str, Any], message: str) -> None:
+def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
+    """All but what only the weights can show is found without loading them."""
     with pytest.raises(ValueError, match=f"generator 'tiny'.*{message}"):
+        check_generator(settings(**changes))
         load_generator(settings(**changes), CPU)
 
 
