@@ -136,3 +136,13 @@ def test_a_users_answer_is_checked() -> None:
         UserGenerator(lambda prompts, seeds: ["a.png"], "mine")(["a"], [1])
     (drawn,) = UserGenerator(lambda prompts, seeds: [Image.new("RGBA", (4, 4))], "mine")(["a"], [1])
     assert drawn.image is not None and drawn.image.mode == "RGB"
+
+
+@pytest.mark.parametrize("path", sorted(embedded("configs/label").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_calls_of_every_config_are_the_pipelines(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of checkpoints that cannot be here: their pipeline's class is named in the config."""
+    from diffpref.label.settings import from_yaml
+
+    monkeypatch.chdir(embedded("configs").parent)
+    for generator in from_yaml(path).generators:
+        check_generator(generator)

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from diffpref.embedded import embedded
+from diffpref.label.score import reward_key
 from diffpref.label.settings import from_mapping, from_yaml, parse, to_mapping
 from tests.label.world import make_world
 
@@ -32,3 +33,11 @@ def test_the_command_line_goes_over_the_file(tmp_path: Path) -> None:
 def test_every_config_parses_and_comes_back(path: Path) -> None:
     config = from_yaml(path)
     assert from_mapping(to_mapping(config), "again") == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_config_names_rewards_that_exist(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With settings that they have; no checkpoint is loaded."""
+    monkeypatch.chdir(embedded("configs").parent)
+    for use in from_yaml(path).rewards:
+        assert reward_key(use)

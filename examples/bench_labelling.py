@@ -1,0 +1,127 @@
+"""What labelling costs beside bare drawing and scoring, and what batched scoring saves; prints one table.
+
+    python examples/bench_labelling.py [--captions 128] [--rounds 3]
+
+On tiny-sdxl and the embedded reward: (a) the labelling engine, from an empty folder to packed lists, against the same
+pictures from the same seeds by a bare loop of the stock pipeline and one call of the reward, in turn, in one process;
+(b) a PickScore-format reward on batches, each caption encoded once, against one picture at a time with its caption
+encoded each time, as the published packages score. Ratios with their range over the rounds.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+SAMPLES = 4
+CALL: dict[str, Any] = {"num_inference_steps": 25, "guidance_scale": 3.0, "height": 64, "width": 64}
+BATCH = 16
+
+
+def settings(captions: list[str], folder: Path) -> Any:
+    """The labelling run: one generator, one reward, lists."""
+    from diffpref.embedded import embedded
+    from diffpref.label.settings import from_mapping
+
+    (folder / "prompts.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
+    generator = {
+        "name": "tiny-sdxl",
+        "pretrained_model_name_or_path": str(embedded("assets/tiny-sdxl")),
+        "dtype": "float32",
+        "load": {"add_watermarker": False},
+        "call": CALL,
+        "samples": SAMPLES,
+        "batch_size": BATCH,
+    }
+    keys = {
+        "prompts": str(folder / "prompts.txt"),
+        "generators": [generator],
+        "rewards": [{"reward": "pickscore", "checkpoint": str(embedded("assets/tiny-clip")), "processor": ""}],
+        "output_dir": str(folder / "out"),
+        "workers": 1,
+    }
+    return from_mapping(keys, "bench")
+
+
+def bare(captions: list[str]) -> tuple[float, float, list[Image.Image], Any]:
+    """Seconds of loading and drawing, and of loading and scoring, with nothing around them; pictures and reward."""
+    from diffusers import StableDiffusionXLPipeline
+
+    from diffpref.embedded import embedded
+    from diffpref.rewards import find_reward
+
+    jobs = [(caption, place) for place, caption in enumerate(caption for caption in captions for _ in range(SAMPLES))]
+    start, pictures = time.perf_counter(), []
+    pipeline: Any = StableDiffusionXLPipeline.from_pretrained(
+        embedded("assets/tiny-sdxl"), dtype=torch.float32, add_watermarker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    with torch.inference_mode():
+        for first in range(0, len(jobs), BATCH):
+            part = jobs[first : first + BATCH]
+            generators = [torch.Generator().manual_seed(seed) for _, seed in part]
+            pictures += pipeline([caption for caption, _ in part], generator=generators, **CALL).images
+    drawn = time.perf_counter()
+    reward = find_reward("pickscore", settings={"checkpoint": str(embedded("assets/tiny-clip")), "processor": ""})
+    score_batches(pictures, captions, reward)
+    return drawn - start, time.perf_counter() - drawn, pictures, reward
+
+
+def score_batches(pictures: list[Image.Image], captions: list[str], reward: Any) -> float:
+    """Seconds to score eight captions' pictures at a time."""
+    start = time.perf_counter()
+    repeated = [caption for caption in captions for _ in range(SAMPLES)]
+    for first in range(0, len(repeated), 8 * SAMPLES):
+        reward(pictures[first : first + 8 * SAMPLES], repeated[first : first + 8 * SAMPLES])
+    return time.perf_counter() - start
+
+
+def one_by_one(pictures: list[Image.Image], captions: list[str], reward: Any) -> float:
+    """Seconds to score each picture alone, its caption encoded anew."""
+    start = time.perf_counter()
+    for picture, caption in zip(pictures, captions, strict=True):
+        reward([picture], [caption])
+    return time.perf_counter() - start
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--captions", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    from diffpref.backbones import quiet_libraries
+    from diffpref.data.prompts import read_prompts
+    from diffpref.embedded import embedded
+    from diffpref.label.engine import label
+
+    quiet_libraries()
+    captions = read_prompts(str(embedded("assets/emoji-pairs/train.parquet")), limit=args.captions)
+    bare(captions[:8])  # what a process loads once, neither side shall pay
+    costs, ratios = [], []
+    for _ in range(args.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            config = settings(captions, Path(folder))
+            start = time.perf_counter()
+            label(config, say=lambda line: None)
+            whole = time.perf_counter() - start
+        drawing, scoring, pictures, reward = bare(captions)
+        costs.append(whole / (drawing + scoring) - 1)
+        repeated = [caption for caption in captions for _ in range(SAMPLES)]
+        ratios.append(one_by_one(pictures, repeated, reward) / score_batches(pictures, captions, reward))
+        print(f"the engine {whole:.1f} s, bare drawing {drawing:.1f} s, bare scoring {scoring:.2f} s", flush=True)
+    print("| what | median [least, most] |\n|---|---|")
+    print(f"| the engine's own share on top of bare drawing and scoring | {spread(costs)} |")
+    print(f"| one by one / batched scoring | {spread(ratios)} |")
+
+
+if __name__ == "__main__":
+    main()
