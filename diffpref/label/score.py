@@ -26,6 +26,8 @@ from diffpref.label.stages import Failures, Report, Work, count, finish, shard_o
 from diffpref.rewards import REWARDS, CheckedReward, WrongAnswer, find_reward, reward_settings
 from diffpref.typed import read_yaml
 
+HOW = {"batch_size", "concurrency", "endpoint", "api_key_env", "timeout", "retries", "backoff"}
+"""Settings of rewards that say how scores are computed, not which: a run may go on with others."""
 SCHEMA = pa.schema(
     [("image_id", pa.string()), ("value", pa.float32()), ("status", pa.string()), ("message", pa.string())]
 )
@@ -50,7 +52,7 @@ def reward_key(use: RewardUse) -> str:
 def _contents(value: Any, name: str) -> Any:
     """The settings, where a path is replaced by what lies there."""
     if isinstance(value, Mapping):
-        return {key: _contents(item, name) for key, item in value.items()}
+        return {key: _contents(item, name) for key, item in value.items() if key not in HOW}
     if isinstance(value, list | tuple):
         return [_contents(item, name) for item in value]
     if isinstance(value, str) and value and len(value) < 1000 and "\n" not in value:
