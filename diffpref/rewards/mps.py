@@ -78,12 +78,12 @@ class MPS:
     """A CLIPModel and the cross-attention as a reward."""
 
     def __init__(self, settings: MPSSettings, device: torch.device) -> None:
-        config = load_config(settings.processor)
-        self.processor = load_processor(settings.processor, config)
         if settings.checkpoint == REPOSITORY:
             path = hub_file(REPOSITORY, "model.safetensors")
         else:
             path = local_file(settings.checkpoint, f"a state dict of MPS, or {REPOSITORY!r} to download it")
+        config = load_config(settings.processor)
+        self.processor = load_processor(settings.processor, config)
         self.dtype, self.device = DTYPES[settings.dtype], device
         self.threshold, self.batch_size = settings.threshold, settings.batch_size
         clip, cross, angles = _load(config, path)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffpref.rewards.checkpoint import sha256, versions
-from diffpref.rewards.clip_hf import LAION_H, Processor, load_model, load_processor
+from diffpref.rewards.clip_hf import LAION_H, Processor, load_config, load_model, load_processor
 from diffpref.rewards.clip_pairs import DTYPES, Dtype, check_batch_size, cosines
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ class PickScore:
 
     def __init__(self, settings: PickScoreSettings, device: torch.device) -> None:
         processor = settings.processor or settings.checkpoint
+        # The processor first: what is wrong with it shows before gigabytes are read.
+        self.processor: Processor = load_processor(processor, load_config(settings.checkpoint))
         model, files = load_model(settings.checkpoint)
-        self.processor: Processor = load_processor(processor, model.config)
         scale = model.logit_scale.exp().item()  # in float32: in bfloat16 100 would be 99
         self.logit_scale = scale
         self.unit = {"scaled": scale, "cosine": 1.0, "scaled_26": scale / 26}[settings.dialect]
