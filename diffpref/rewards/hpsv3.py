@@ -3,10 +3,10 @@
 Axes: n pictures, t tokens, c channels.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +15,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from diffpref.rewards.checkpoint import check_keys, read_tensors, sha256, versions
 from diffpref.rewards.qwen import (
+    LIBRARIES,
     Dtype,
     inputs,
     load_processor,
     refuse_special_tokens,
     resized,
     torch_dtype,
-    versions,
     weights_file,
 )
 from diffpref.rewards.vision import in_batches
@@ -77,7 +78,13 @@ class Hpsv3:
     """The model in memory."""
 
     def __init__(
-        self, backbone: "Qwen2VLModel", *, head: nn.Module, processor: "ProcessorMixin", settings: "Hpsv3Settings"
+        self,
+        backbone: "Qwen2VLModel",
+        *,
+        head: nn.Module,
+        processor: "ProcessorMixin",
+        settings: "Hpsv3Settings",
+        checksum: str,
     ) -> None:
         self.backbone = backbone.eval().requires_grad_(False)
         self.head = head.eval().requires_grad_(False)
@@ -87,13 +94,14 @@ class Hpsv3:
         self.provenance = {
             "model": "HPSv3",
             "checkpoint": settings.checkpoint,
+            "sha256": checksum,
             "base": settings.base,
-            "template sha256": sha256(QUESTION.encode()).hexdigest(),
+            "template sha256": hashlib.sha256(QUESTION.encode()).hexdigest(),
             "preprocessing": f"PIL bicubic to about {PIXELS} pixels in multiples of 28",
             "positions": "0, 1, 2, ... for text and picture alike",
             "dtype": f"{settings.dtype}, head float32",
             "unit": "mu",
-            **versions(),
+            **versions(*LIBRARIES),
         }
 
     @torch.no_grad()
@@ -172,7 +180,13 @@ class Hpsv3Settings:
         processor.tokenizer.add_tokens([added], special_tokens=True)  # type: ignore[attr-defined]
         path = weights_file(self.checkpoint, "HPSv3.safetensors")
         backbone, head = _load(path, self.base, len(processor.tokenizer), torch_dtype(self.dtype))  # type: ignore[attr-defined]
-        return Hpsv3(backbone.to(device), head=head.to(device), processor=processor, settings=self)  # type: ignore[arg-type]
+        return Hpsv3(
+            backbone.to(device),  # type: ignore[arg-type]
+            head=head.to(device),
+            processor=processor,
+            settings=self,
+            checksum=sha256([path]),
+        )
 
 
 def current_name(published: str) -> str:
@@ -184,7 +198,6 @@ def current_name(published: str) -> str:
 
 
 def _load(path: Path, base: str, vocabulary: int, dtype: torch.dtype) -> "tuple[Qwen2VLModel, nn.Module]":
-    from safetensors.torch import load_file
     from transformers import AutoConfig, Qwen2VLConfig, Qwen2VLModel
 
     config = AutoConfig.from_pretrained(base)
@@ -194,25 +207,16 @@ def _load(path: Path, base: str, vocabulary: int, dtype: torch.dtype) -> "tuple[
     text.vocab_size = vocabulary
     text.pad_token_id = None  # the published embedding has no padding row
     with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in Qwen2VLModel(config).state_dict().items()}
+        wanted = Qwen2VLModel(config).state_dict()
     head = nn.Sequential(
         nn.Linear(text.hidden_size, 1024), nn.ReLU(), nn.Dropout(0.05), nn.Linear(1024, 16), nn.ReLU(), nn.Linear(16, 2)
     )
-    expected |= {f"rm_head.{name}": tensor.shape for name, tensor in head.state_dict().items()}
+    wanted |= {f"rm_head.{name}": tensor for name, tensor in head.state_dict().items()}
     # The language model's own output layer is saved beside the head, and no score reads it.
-    tensors = {current_name(name): tensor for name, tensor in load_file(path).items() if name != "lm_head.weight"}
-    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing or unknown:
-        raise ValueError(
-            f"{path} is no HPSv3 on {base}: {len(missing)} weights are missing {missing[:3]}, "
-            f"{len(unknown)} are unknown {unknown[:3]}."
-        )
-    for name, shape in expected.items():
-        if tensors[name].shape != shape:
-            raise ValueError(
-                f"{path} does not fit {base}: {name} has the shape {list(tensors[name].shape)}, not {list(shape)}; "
-                "name the base that it was tuned from."
-            )
+    tensors = {current_name(name): tensor for name, tensor in read_tensors(path).items() if name != "lm_head.weight"}
+    check_keys(
+        path, tensors, wanted, remedy=f"Name HPSv3.safetensors, and the base that it was tuned from, not {base}."
+    )
     head.load_state_dict({name[8:]: tensors.pop(name).float() for name in list(tensors) if name.startswith("rm_head.")})
     backbone = Qwen2VLModel.from_pretrained(
         None, config=config, state_dict=tensors, dtype=dtype, attn_implementation="sdpa"

@@ -4,19 +4,21 @@ Axes: n pictures, t tokens.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from PIL import Image
 
+from diffpref.rewards.checkpoint import hub_file
 from diffpref.rewards.vision import rgb
 
 if TYPE_CHECKING:
     from transformers import BatchFeature, ProcessorMixin
 
+LIBRARIES = ("torch", "transformers", "pillow")
+"""What a score depends on, beside the weights."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 _RATIO = 200
 
@@ -67,7 +69,8 @@ def load_processor(checkpoint: str) -> "ProcessorMixin":
     try:
         processor = AutoProcessor.from_pretrained(checkpoint)
     except (OSError, ValueError, ImportError) as problem:
-        raise ValueError(f"{checkpoint}: no processor can be loaded from it ({_first(problem)}).") from problem
+        reason = str(problem).strip().split("\n")[0]
+        raise ValueError(f"{checkpoint}: no processor can be loaded from it ({reason}).") from problem
     if not getattr(processor, "chat_template", None):
         raise ValueError(f"{checkpoint} has no chat template: name an instruction-tuned vision-language model.")
     return processor
@@ -115,27 +118,10 @@ def weights_file(checkpoint: str, name: str) -> Path:
     Raises:
         ValueError: there is none.
     """
-    from huggingface_hub import hf_hub_download
-
     path = Path(checkpoint).expanduser()
     for found in (path, path / name):
         if found.is_file():
             return found
     if path.exists() or path.suffix or checkpoint.count("/") != 1:
         raise ValueError(f"checkpoint {checkpoint!r} must be {name}, a folder that holds it, or a hub repository.")
-    try:
-        return Path(hf_hub_download(checkpoint, name))
-    except (OSError, ValueError) as problem:
-        raise ValueError(
-            f"{name} of {checkpoint} is neither a file here nor can it be downloaded ({_first(problem)}): "
-            "download it where there is a network and name the file."
-        ) from problem
-
-
-def versions() -> Mapping[str, str]:
-    """The libraries that a score depends on."""
-    return {f"{library} version": version(library) for library in ("torch", "transformers", "pillow")}
-
-
-def _first(problem: Exception) -> str:
-    return str(problem).strip().split("\n")[0]
+    return hub_file(checkpoint, name)

@@ -5,9 +5,10 @@ There is no one VQAScore: a score is that of its model and its question, and the
 pictures, t tokens, v words.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -15,7 +16,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from diffpref.rewards.qwen import Dtype, inputs, load_processor, refuse_special_tokens, resized, torch_dtype, versions
+from diffpref.rewards.checkpoint import sha256, versions, weight_files
+from diffpref.rewards.qwen import LIBRARIES, Dtype, inputs, load_processor, refuse_special_tokens, resized, torch_dtype
 from diffpref.rewards.vision import in_batches
 
 if TYPE_CHECKING:
@@ -42,13 +44,14 @@ class VqaScore:
         self.provenance = {
             "model": f"VQAScore of {settings.checkpoint} asked {settings.template!r}",
             "checkpoint": settings.checkpoint,
+            "weights": _weights(settings.checkpoint, model),
             "template": settings.template,
-            "template sha256": sha256(settings.template.encode()).hexdigest(),
+            "template sha256": hashlib.sha256(settings.template.encode()).hexdigest(),
             "answers": repr(words),
             "preprocessing": f"PIL bicubic to multiples of {self._factor} within {self._pixels} pixels",
             "dtype": f"{settings.dtype}, softmax float32",
             "unit": "probability of the answers, in [0, 1]",
-            **versions(),
+            **versions(*LIBRARIES),
         }
 
     @torch.no_grad()
@@ -137,3 +140,10 @@ def _single_tokens(processor: "ProcessorMixin", answers: Sequence[str], checkpoi
     if not single:
         raise ValueError(f"answers: none of {list(answers)} is a single token of {checkpoint}; name one that is.")
     return single
+
+
+def _weights(checkpoint: str, model: "PreTrainedModel") -> str:
+    """The SHA-256 of a folder's weights, or the commit of a hub repository."""
+    if Path(checkpoint).is_dir():
+        return f"sha256 {sha256(weight_files(Path(checkpoint)))}"
+    return f"commit {getattr(model.config, '_commit_hash', None)}"

@@ -11,8 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from diffpref.rewards.vlm_judge import VlmJudge, VlmJudgeSettings
+
+NAN = float("nan")
 MODELS = {"object": "list", "data": [{"id": "judge", "object": "model", "root": "CodeGoat24/UnifiedReward-2.0"}]}
 
 
@@ -139,3 +143,16 @@ def slow(question: dict[str, Any]) -> str:
     (grey_level,) = level(question)
     time.sleep((250 - grey_level) / 1000)
     return points(grey_level / 50)
+
+
+def judge(url: str, **settings: object) -> VlmJudge:
+    values = {"endpoint": url, "model": "judge", "backoff": 0.01, **settings}
+    return VlmJudgeSettings(**values).load(torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def flex(url: str, **settings: object) -> VlmJudge:
+    return judge(url, template="unified_reward_flex", **settings)
+
+
+def equal(scores: torch.Tensor, *expected: float) -> None:
+    torch.testing.assert_close(scores, torch.tensor(expected, dtype=torch.float32), equal_nan=True)

@@ -103,6 +103,8 @@ def test_by_name_in_bfloat16(folder: Path) -> None:
     """The backbone's eight bits of mantissa, but a head in float32; a local file instead of its folder."""
     settings = {"checkpoint": str(folder / "HPSv3.safetensors"), "base": str(folder), "batch_size": 2}
     by_name = find_reward("hpsv3", settings=settings)
+    written = (folder / "HPSv3.safetensors").read_bytes()
+    assert by_name.provenance["sha256"] == sha256(written).hexdigest()
     assert by_name.provenance["dtype"] == "bfloat16, head float32" and by_name.provenance["unit"] == "mu"
     torch.testing.assert_close(by_name(PICTURES, PROMPTS), REFERENCE, atol=0.05, rtol=0)
     half = load(folder, dtype="bfloat16")
@@ -126,10 +128,16 @@ def test_the_later_layout_of_names(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rm_head.5.bias": None}, r"other.safetensors is no HPSv3 .*1 weights are missing \['rm_head.5.bias'\]"),
-        ({"model.extra.weight": torch.zeros(2)}, r"1 are unknown \['language_model.extra.weight'\]"),
-        ({"model.embed_tokens.weight": torch.zeros(9, 32)}, r"embed_tokens.weight has the shape \[9, 32\]"),
-        ({"rm_head.0.weight": torch.zeros(4, 32)}, r"rm_head.0.weight has the shape \[4, 32\], not \[1024, 32\]"),
+        ({"rm_head.5.bias": None}, r"other.safetensors holds other weights: missing 'rm_head.5.bias'\. Name HPSv3"),
+        (
+            {"model.extra.weight": torch.zeros(2)},
+            r"other.safetensors holds other weights: unexpected 'language_model.extra.weight'",
+        ),
+        (
+            {"model.embed_tokens.weight": torch.zeros(9, 32)},
+            r"embed_tokens.weight' has shape \(9, 32\), must have \(286, 32\)",
+        ),
+        ({"rm_head.0.weight": torch.zeros(4, 32)}, r"rm_head.0.weight' has shape \(4, 32\), must have \(1024, 32\)"),
     ],
 )
 def test_other_weights_are_refused(
