@@ -75,6 +75,7 @@ def test_the_rule_for_ties() -> None:
     assert best_threshold(predictions([0.01, -0.02, 3.0], [0.5, 0.5, 1])) == 0.1
     assert best_threshold(predictions([5.0, -5.0], [1, 0])) == 0.0, "the lowest of equal ones"
     assert tie_accuracy(predictions([1e4, -1e4], [1, 0.5]), 0.9) == 0.75
+    assert tie_accuracy(predictions([1e4], [0.5]), 1.0) == 1.0, "a difference of 1 is at most 1"
 
 
 def test_the_threshold_is_chosen_on_other_pairs() -> None:

@@ -358,7 +358,7 @@ def test_the_published_configs_are_read(name: str) -> None:
 @pytest.mark.parametrize("loss", ["pickscore", "hps"])
 def test_two_processes(run, small_clip: Path, pairs: Path, tmp_path: Path, loss: str) -> None:
     """Two gloo processes of 2 pairs learn what one of 4 does (PickScore), or of half the rate's loss (HPSv2)."""
-    common = {"max_train_steps": 3, "learning_rate": 1e-3, "loss": loss, "optimizer": "adafactor"}
+    common = {"max_train_steps": 3, "learning_rate": 1e-3, "loss": loss, "adam_epsilon": 1e-3, "logging_steps": 1}
     common |= {"validation_dataset_name": str(pairs), "validation_steps": 3}
     flags = {"pretrained_model_name_or_path": str(small_clip), "dataset_name": str(pairs), "train_batch_size": 2}
     flags |= {**common, "output_dir": str(tmp_path / "two")}
