@@ -16,8 +16,10 @@ from diffpref.label.labels import Label, moments
 from diffpref.label.pack import Pack
 from diffpref.label.plan import PLAN, Plan, make_plan
 from diffpref.label.progress import Bar
+from diffpref.label.report import write_report
 from diffpref.label.score import Score, reward_key
 from diffpref.label.settings import to_mapping
+from diffpref.label.shards import FileHashes
 from diffpref.label.stages import Stage, check_kept, pending
 
 CONFIG = "label.yaml"
@@ -30,10 +32,11 @@ def label(config: LabelConfig, *, say: Callable[[str], None] = print) -> Path:
         ValueError: what a user can mend: settings, checkpoints, another plan in the folder, files changed by hand, too
             many failures, a full disk. What was finished stays, and the same command goes on.
     """
-    keys = {reward.name: reward_key(reward) for reward in config.rewards}
+    hashes = FileHashes(config.run.output_dir)
+    keys = {reward.name: reward_key(reward, hashes) for reward in config.rewards}
     executor = find_executor(config.run)
     try:
-        return _run(config, executor, keys, say)
+        return _run(config, executor, keys, hashes, say)
     except OSError as problem:
         if problem.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -45,11 +48,17 @@ def label(config: LabelConfig, *, say: Callable[[str], None] = print) -> Path:
         executor.close()
 
 
-def _run(config: LabelConfig, executor: Executor, keys: dict[str, str], say: Callable[[str], None]) -> Path:
+def _run(
+    config: LabelConfig,
+    executor: Executor,
+    keys: dict[str, str],
+    hashes: FileHashes,
+    say: Callable[[str], None],
+) -> Path:
     root = config.run.output_dir
     # One process writes the plan, the others find it; all compare it with their settings.
     executor.await_plan(root / PLAN)
-    plan = make_plan(config)
+    plan = make_plan(config, hashes)
     if executor.main:
         write_config(config)
         say(f"{len(plan.prompts)} prompts, {config.candidates} pictures each, {plan.shards} shards in {root}")
@@ -81,9 +90,7 @@ def _run(config: LabelConfig, executor: Executor, keys: dict[str, str], say: Cal
             _do(stage, plan, executor)
             if executor.wait(stage, plan.shards) and executor.main:
                 say(f"packed: {root / stage.name}")
-    if "report" in wanted and executor.main and (Path(__file__).parent / "report.py").exists():
-        from diffpref.label.report import write_report
-
+    if "report" in wanted and executor.main:
         say(f"report: {write_report(root)}")
     return root
 
@@ -92,7 +99,7 @@ def _do(stage: Stage, plan: Plan, executor: Executor) -> None:
     """The pending shards of a stage, through the executor."""
     todo = [shard for shard in executor.mine(plan.shards) if pending(stage, shard)]
     if todo:
-        with Bar(stage.name, sum(map(stage.pictures, todo)), shown=executor.main) as bar:
+        with Bar(stage.name, sum(map(stage.pictures, todo)), shown=executor.shows) as bar:
             executor.run(stage, todo, bar)
 
 

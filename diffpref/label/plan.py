@@ -19,7 +19,7 @@ from diffpref import atomic
 from diffpref.label.config import GeneratorSettings, LabelConfig
 from diffpref.label.generators import check_generator, identity
 from diffpref.label.prompts import PromptSettings, check_prompts
-from diffpref.label.shards import digest, file_hash, write_table
+from diffpref.label.shards import FileHashes, digest, write_table
 
 PLAN, PROMPTS, FORMAT = "plan.json", "prompts.parquet", "diffpref-label-1"
 _REMEDY = "restore it, or choose another output_dir"
@@ -80,8 +80,11 @@ class Plan:
         ]
 
 
-def make_plan(config: LabelConfig) -> Plan:
+def make_plan(config: LabelConfig, hashes: FileHashes | None = None) -> Plan:
     """The plan in the run's folder; writes it where there is none.
+
+    Args:
+        hashes: of the files of generators and prompts; remembered in the run's folder.
 
     Raises:
         ValueError: prompts or generators that cannot be used, or another plan in the folder.
@@ -92,13 +95,13 @@ def make_plan(config: LabelConfig) -> Plan:
     old = _read(root)
     if old is None and root.is_dir() and any(path.name[0] != "." and path.name != PROMPTS for path in root.iterdir()):
         raise ValueError(f"{root} is not empty and holds no {PLAN}: choose another output_dir, or empty it.")
-    hashes = _Hashes(root / ".hashes.json")
+    hashes = hashes or FileHashes(root)
     now: dict[str, Any] = {
         "format": FORMAT,
         "seed": config.run.seed,
         "shard_size": config.run.shard_size,
         "generators": {g.name: identity(g, hashes) for g in config.generators},
-        "prompt_source": _source(config.prompts),
+        "prompt_source": _source(config.prompts, hashes),
     }
     for generator in config.generators:
         check_generator(generator)
@@ -157,10 +160,10 @@ def _read(root: Path) -> dict[str, Any] | None:
     return value
 
 
-def _source(prompts: PromptSettings) -> str:
+def _source(prompts: PromptSettings, hashes: FileHashes) -> str:
     """A digest of the prompt settings and of the files they name; a data set on the hub has its name alone."""
     files = [Path(name).expanduser() for name in (prompts.prompts, *prompts.exclude)]
-    return digest([asdict(prompts), [file_hash(file) if file.is_file() else "" for file in files]])
+    return digest([asdict(prompts), [hashes(file) if file.is_file() else "" for file in files]])
 
 
 def _compare(root: Path, old: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -183,25 +186,3 @@ def _compare(root: Path, old: Mapping[str, Any], now: Mapping[str, Any]) -> None
             f"{root} holds the pictures of another plan; these differ: {'; '.join(differences)}. Choose another "
             "--output_dir, or set them back. Rewards, labels and packs may be changed in place."
         )
-
-
-class _Hashes:
-    """SHA-256 of files, remembered by size and time, so that a rerun does not read gigabytes of weights again."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.known: dict[str, list[Any]] = json.loads(path.read_text())
-        except (OSError, ValueError):
-            self.known = {}
-
-    def __call__(self, file: Path) -> str:
-        state = file.stat()
-        seen = [state.st_size, state.st_mtime_ns]
-        kept = self.known.get(str(file.resolve()))
-        if kept is None or kept[:2] != seen:
-            kept = self.known[str(file.resolve())] = [*seen, file_hash(file)]
-        return kept[2]
-
-    def save(self) -> None:
-        atomic.write_json(self.path, self.known)

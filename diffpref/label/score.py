@@ -3,7 +3,7 @@
 import inspect
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from diffpref.label.generators import WEIGHTS, content_of
 from diffpref.label.pictures import decode
 from diffpref.label.plan import Plan
 from diffpref.label.provenance import versions
-from diffpref.label.shards import digest, inputs_of, write_table
+from diffpref.label.shards import digest, file_hash, inputs_of, write_table
 from diffpref.label.stages import Failures, Report, Work, count, finish, shard_of
 from diffpref.rewards import REWARDS, CheckedReward, WrongAnswer, find_reward, reward_settings
 from diffpref.typed import read_yaml
@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
 )
 
 
-def reward_key(use: RewardUse) -> str:
+def reward_key(use: RewardUse, hashes: Callable[[Path], str] = file_hash) -> str:
     """Names what the scores depend on: the reward, its settings, and the content of the local files they name.
 
     Raises:
@@ -44,20 +44,20 @@ def reward_key(use: RewardUse) -> str:
         settings = {**read_yaml(Path(name)), **settings}
     elif name not in REWARDS and is_address(name):
         source = inspect.getsourcefile(load_callable("reward", name))
-        return digest([name.rpartition(":")[2], content_of(source) if source else ""])
+        return digest([name.rpartition(":")[2], content_of(source, hashes) if source else ""])
     reward_settings(str(settings.get("reward", name)), {k: v for k, v in settings.items() if k != "reward"}, use.name)
-    return digest([name, _contents(settings, use.name)])
+    return digest([name, _contents(settings, use.name, hashes)])
 
 
-def _contents(value: Any, name: str) -> Any:
+def _contents(value: Any, name: str, hashes: Callable[[Path], str]) -> Any:
     """The settings, where a path is replaced by what lies there."""
     if isinstance(value, Mapping):
-        return {key: _contents(item, name) for key, item in value.items() if key not in HOW}
+        return {key: _contents(item, name, hashes) for key, item in value.items() if key not in HOW}
     if isinstance(value, list | tuple):
-        return [_contents(item, name) for item in value]
+        return [_contents(item, name, hashes) for item in value]
     if isinstance(value, str) and value and len(value) < 1000 and "\n" not in value:
         if Path(value).expanduser().exists():
-            return content_of(value)
+            return content_of(value, hashes)
         if value.startswith(("/", "./", "../", "~")) or Path(value).suffix in WEIGHTS:
             raise ValueError(f"reward {name!r}: {value} does not exist: correct the path.")
     return value

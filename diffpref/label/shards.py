@@ -35,6 +35,28 @@ def file_hash(path: Path) -> str:
     return found.hexdigest()
 
 
+class FileHashes:
+    """SHA-256 of files, remembered by size and time, so that a rerun does not read gigabytes of weights again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".hashes.json"
+        try:
+            self.known: dict[str, list[Any]] = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            self.known = {}
+
+    def __call__(self, file: Path) -> str:
+        state = file.stat()
+        seen = [state.st_size, state.st_mtime_ns]
+        kept = self.known.get(str(file.resolve()))
+        if kept is None or kept[:2] != seen:
+            kept = self.known[str(file.resolve())] = [*seen, file_hash(file)]
+        return kept[2]
+
+    def save(self) -> None:
+        atomic.write_json(self.path, self.known)
+
+
 @contextmanager
 def durable(path: Path) -> Iterator[Path]:
     """A temporary path that becomes `path`, written through to the disk, when the block ends."""

@@ -184,41 +184,34 @@ def test_killed_at_random_moments(tmp_path: Path, executor: str) -> None:
     drawn twice but in a shard that was cut."""
     if executor == "ray":
         pytest.importorskip("ray")
-    kills, seed = (20, 0) if executor == "local" else (4, 1)
-    prompts = [f"slow thing {i}" for i in range(120)]
-    changes = {"shard_size": 5, "workers": 2, "threads_per_worker": 1, "executor": executor}
+    kills, seed = (20, 0) if executor == "local" else (3, 1)
+    prompts = [f"thing {i}" for i in range(120)]
     expected = undisturbed(tmp_path, prompts=prompts, shard_size=5)
-    (tmp_path / "drawn.log").unlink()
-    config, out, rng = write_config(tmp_path, prompts=prompts, **changes), tmp_path / "out", random.Random(seed)
-    shard_of = {f"{prompt}": place // 5 for place, prompt in enumerate(prompts)}
+    drawn_log, scored_log, out = tmp_path / "drawn.log", tmp_path / "scored.log", tmp_path / "out"
+    for log in (drawn_log, scored_log):
+        log.unlink()
+    config = write_config(tmp_path, prompts=prompts, shard_size=5, workers=2, threads_per_worker=1, executor=executor)
+    shard_of, rng = {prompt: place // 5 for place, prompt in enumerate(prompts)}, random.Random(seed)
     cut: list[tuple[int, set[int]]] = []
     for number in range(kills):
-        process = subprocess.Popen(
-            command(config),
-            env=ENVIRONMENT,
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        before = len(lines(tmp_path / "drawn.log"))
-        # Half of the kills fall while pictures are drawn, the others anywhere from the start of the interpreter.
-        limit = time.monotonic() + 60
-        while number % 2 and len(lines(tmp_path / "drawn.log")) == before and time.monotonic() < limit:
-            if process.poll() is not None:
-                break
+        slow = {**ENVIRONMENT, "WORLD_SLEEP": "0.08"}
+        process = subprocess.Popen(command(config), env=slow, cwd=ROOT, stdout=-3, stderr=-3, start_new_session=True)
+        before, limit = len(lines(drawn_log) + lines(scored_log)), time.monotonic() + 90
+        # Two of three kills fall while pictures are drawn or scored, the others anywhere from the interpreter's start.
+        while number % 3 and len(lines(drawn_log) + lines(scored_log)) == before and time.monotonic() < limit:
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.6 if number % 2 else 9))
+        time.sleep(rng.uniform(0, 1.5 if number % 3 else 8))
+        assert process.poll() is None, "the work must outlast the kills"
         # The parent alone, as a user's kill -9 does, or the whole group, as a node's end does.
         os.kill(process.pid, signal.SIGKILL) if number % 4 == 1 else os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         # Workers notice within a second that their parent is gone.
         time.sleep(1.5)
         done = {int(path.stem) for path in (out / "done/images/noise").glob("*.json")}
-        cut.append((len(lines(tmp_path / "drawn.log")), done))
+        cut.append((len(lines(drawn_log)), done))
     run(*command(config))
     assert data_files(out) == expected
-    drawn = lines(tmp_path / "drawn.log")
+    drawn = lines(drawn_log)
     for position, done in cut:
         again = {shard_of[line.split("|")[0]] for line in drawn[position:]}
         assert not again & done, "a finished shard was drawn again"

@@ -18,7 +18,9 @@ class Executor(Protocol):
     """Does shards, somewhere."""
 
     main: bool
-    """Whether this process writes what belongs to the run as a whole (report, progress bar)."""
+    """Whether this process writes what belongs to the run as a whole, as the plan and the report."""
+    shows: bool
+    """Whether this process shows its progress."""
 
     def await_plan(self, path: Path) -> None:
         """Return once the plan may be read or, by the process that writes it, written."""

@@ -72,7 +72,7 @@ def lock_folder(folder: Path) -> TextIO:
 class Local:
     """A pool of processes that lives as long as the run, so that libraries are imported once a worker."""
 
-    main = True
+    main = shows = True
 
     def __init__(self, run: Run) -> None:
         self.run_settings = run

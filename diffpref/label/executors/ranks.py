@@ -43,7 +43,7 @@ class Ranks:
 
     def __init__(self, run: Run) -> None:
         self.rank, self.world, local = place(run)
-        self.main = self.rank == 0
+        self.main = self.shows = self.rank == 0
         self._worker = Worker(device_of(local), run.threads_per_worker)
 
     def await_plan(self, path: Path) -> None:

@@ -47,7 +47,7 @@ class _Actor:
 class RayPool:
     """A pool of actors for each stage."""
 
-    main = True
+    main = shows = True
 
     def __init__(self, run: Run) -> None:
         try:

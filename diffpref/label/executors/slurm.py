@@ -57,7 +57,7 @@ def write_jobs(config: Path, run: Run) -> str:
 class SlurmArray:
     """One task's share of the shards."""
 
-    main = False
+    main, shows = False, True
 
     def __init__(self, run: Run) -> None:
         try:
