@@ -118,6 +118,16 @@ def test_two_local_processes_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_worker_that_dies_is_explained_and_finished_shards_stay(tmp_path: Path) -> None:
+    prompts = [f"thing {i}" for i in range(8)] + ["a deadly thing"]
+    config = write_config(tmp_path, prompts=prompts, workers=2, threads_per_worker=1)
+    done = subprocess.run(command(config), env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "diffpref: error: a worker died at shard" in done.stderr and "use fewer workers" in done.stderr
+    assert (tmp_path / "out/done/images/noise/00000.json").is_file()
+
+
+@pytest.mark.slow
 def test_accelerate_launch_gives_the_same_bytes(tmp_path: Path) -> None:
     expected = undisturbed(tmp_path)
     drawn = lines(tmp_path / "drawn.log")

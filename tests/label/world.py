@@ -39,6 +39,8 @@ def make(device):
         for prompt, seed in zip(prompts, seeds):
             note("drawn.log", f"{prompt}|{seed}")
             time.sleep(SLEEP)
+            if "deadly" in prompt:
+                os._exit(9)
             if "explode" in prompt:
                 raise RuntimeError(f"no picture of {prompt}")
             if "black" in prompt:

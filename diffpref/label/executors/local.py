@@ -96,13 +96,26 @@ class Local:
             for shard in shards:
                 self._worker(stage, shard, progress)
             return
+        try:
+            self._share(stage, shards, progress)
+        except KeyboardInterrupt:
+            # Nobody who stops a run waits for a shard of pictures.
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            raise
+
+    def _share(self, stage: Stage, shards: list[int], progress: Progress) -> None:
+        """The shards over the pool's processes, each as many at a time as there are workers."""
         pool = self._started()
         waiting, running = list(shards), dict[Future[None], int]()
         problem: BaseException | None = None
         while running or (waiting and problem is None):
             while waiting and problem is None and len(running) < self.workers:
                 shard = waiting.pop(0)
-                running[pool.submit(_shard, stage, shard)] = shard
+                try:
+                    running[pool.submit(_shard, stage, shard)] = shard
+                except BrokenProcessPool as broken:
+                    problem = self._explained(broken, stage, shard)
             done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             self._drain(progress)
             for future in done:
