@@ -4,7 +4,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffpref.kernels import fused_error
 from diffpref.types import Backbone, Errors, Probe
+
+
+def predict(model: Backbone, probe: Probe) -> Float[Tensor, "b k *chw"]:
+    """The model's prediction at the probe; the only place where (b, k) is flattened to n for the network."""
+    b, k = probe.x_t.shape[:2]
+    cond = {name: value.repeat_interleave(k, 0) for name, value in probe.cond.items()}
+    return model(probe.x_t.flatten(0, 1), probe.t.repeat_interleave(k, 0), cond).unflatten(0, (b, k))
 
 
 def prediction_error(
@@ -13,22 +21,36 @@ def prediction_error(
     """weight * mean((prediction - target)^2) over the elements of each candidate, in float32 or better.
 
     The subtraction happens in float32 too: in half precision the rounding of the error alone moves a logit at
-    beta 5000 by 0.2 to 0.4."""
-    wide = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
-    squared = (prediction.to(wide) - target.to(wide)).square()
-    return squared.flatten(2).mean(2) * weight.to(wide)[:, None]
+    beta 5000 by 0.2 to 0.4. The gradient is that of the prediction alone.
+
+    Raises:
+        ValueError: a target or weight that requires a gradient.
+    """
+    error, _ = fused_error(prediction.flatten(0, 1), None, target.flatten(0, 1), weight)
+    return error.unflatten(0, prediction.shape[:2])
+
+
+def errors_of(prediction: Float[Tensor, "b k *chw"], reference: Float[Tensor, "b k *chw"], probe: Probe) -> Errors:
+    """The errors of two predictions at the probe and their difference, the reference's prediction being a constant.
+
+    Raises:
+        ValueError: a reference's prediction that requires a gradient.
+    """
+    rows = prediction.flatten(0, 1), reference.flatten(0, 1), probe.target.flatten(0, 1)
+    error, difference = (each.unflatten(0, prediction.shape[:2]) for each in fused_error(*rows, probe.weight))
+    return Errors(error, prediction_error(reference, probe.target, probe.weight), difference)
 
 
 def model_error(model: Backbone, probe: Probe) -> Float[Tensor, "b k"]:
-    """The error of one model at the probe; the only place where (b, k) is flattened to n for the network."""
-    b, k = probe.x_t.shape[:2]
-    cond = {name: value.repeat_interleave(k, 0) for name, value in probe.cond.items()}
-    prediction = model(probe.x_t.flatten(0, 1), probe.t.repeat_interleave(k, 0), cond)
-    return prediction_error(prediction.unflatten(0, (b, k)), probe.target, probe.weight)
+    """The error of one model at the probe."""
+    return prediction_error(predict(model, probe), probe.target, probe.weight)
 
 
 def compare(policy: Backbone, reference: Backbone, probe: Probe) -> Errors:
-    """Both models' errors at the same probe, the reference first and without a graph."""
+    """Both models' errors at the same probe, the reference first and without a graph.
+
+    The reference's prediction stays until the policy's is there: one more latent, for a difference without
+    cancellation."""
     with torch.no_grad():
-        reference_error = model_error(reference, probe)
-    return Errors(policy=model_error(policy, probe), reference=reference_error)
+        of_reference = predict(reference, probe)
+    return errors_of(predict(policy, probe), of_reference, probe)

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffpref.inversion import Generators, invert
+from diffpref.kernels import noise_and_target
 from diffpref.path import GaussianPath, like
 from diffpref.transition import Ancestral, StepRule
 from diffpref.types import Backbone, Cond, Probe
@@ -35,7 +36,11 @@ def forward_probe(
     if eps.shape != x0.shape:
         raise ValueError(f"eps must have the shape of x0 {tuple(x0.shape)}, got {tuple(eps.shape)}.")
     _check_one_time_a_prompt(x0, t)
-    return Probe(path.noise(x0, eps, t), path.target(x0, eps, t), t, _unit_weight(x0), dict(cond or {}))
+    # Noise expanded over the candidates is in memory once: read it once.
+    noise = eps[:, :1] if eps.shape[1] > 1 and eps.stride(1) == 0 else eps
+    alpha, sigma, a, b = (values(t).to(x0.device) for values in (path.alpha, path.sigma, path.a, path.b))
+    x_t, target = noise_and_target(x0, noise, alpha=alpha, sigma=sigma, a=a, b=b)
+    return Probe(x_t, target, t, _unit_weight(x0), dict(cond or {}))
 
 
 def inversion_probe(

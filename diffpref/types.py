@@ -54,12 +54,16 @@ class Errors:
 
     policy: Float[Tensor, "b k"]
     reference: Float[Tensor, "b k"]
+    difference: Float[Tensor, "b k"] | None = None
+    """policy - reference, where it was computed from the predictions and so without cancellation."""
 
     @property
     def log_ratio(self) -> Float[Tensor, "b k"]:
         """(reference - policy) / 2, in nats per element and unit weight: positive where the policy fits better.
 
         The 1/2 is that of the Gaussian log-density, so beta equals the official code's `beta_dpo`."""
+        if self.difference is not None:
+            return (0 - self.difference) / 2  # not -difference, whose zero would be -0.0 in the logs
         return (self.reference - self.policy) / 2
 
 

@@ -10,8 +10,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "diffpref"
-CORE = ["path", "types", "inversion", "transition", "probe", "errors", "objectives"]  # each may import those before it
-HEAVY = ["torch", "diffusers", "transformers", "accelerate", "datasets", "open_clip", "peft", "xformers"]
+CORE = [
+    "path",
+    "types",
+    "kernels",
+    "inversion",
+    "transition",
+    "probe",
+    "errors",
+    "objectives",
+]  # each may import those before it
+HEAVY = ["torch", "triton", "diffusers", "transformers", "accelerate", "datasets", "open_clip", "peft", "xformers"]
 
 
 def imports(file: Path) -> set[str]:
@@ -43,7 +52,8 @@ def test_core_imports_only_torch_and_lower_layers(layer: str) -> None:
             if top == "diffpref":
                 assert f"diffpref.{below[0]}" in lower | own, f"{file.name} may import {sorted(lower)}, not {module}"
             else:
-                allowed = top in {"torch", "jaxtyping"} or top in sys.stdlib_module_names
+                triton = layer == "kernels" and file.name.startswith("triton_")  # imported on a GPU alone
+                allowed = top in {"torch", "jaxtyping", "triton" if triton else ""} or top in sys.stdlib_module_names
                 assert allowed, f"{file.name} may import torch and jaxtyping, not {module}"
 
 
