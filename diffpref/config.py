@@ -169,7 +169,10 @@ class Run:
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     gradient_checkpointing: bool = False
     allow_tf32: bool = False
+    attention: Literal["auto", "fa3", "cudnn", "flash", "xformers", "efficient", "math"] = "auto"
+    """The attention kernel; auto takes the fastest that runs on this device, and the log names it."""
     enable_xformers_memory_efficient_attention: bool = False
+    """The diffusers scripts' name for attention: xformers."""
     checkpointing_steps: int = 500
     checkpoints_total_limit: int | None = None
     resume_from_checkpoint: str | None = None

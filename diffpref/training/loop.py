@@ -72,6 +72,8 @@ def train(
     say_once(source.summary())
     encoded = source.encode(config, family, accelerator, say_once)
     models = build_models(config, family, accelerator)
+    for line in models.lines:
+        say_once(line)
     scale = config.comparison.train_guidance_scale
     policy, reference = (guided(model, scale, encoded.empty) for model in (models.policy, models.reference))
     processes = accelerator.num_processes

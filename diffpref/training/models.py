@@ -6,11 +6,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from diffpref.backbones import Checkpoint, Family, weights_hash
+from diffpref.backbones.attention import Setting, require
+from diffpref.backbones.attention.processors import install_attention
 from diffpref.backbones.lora import attach_lora, load_lora_state
 from diffpref.backbones.reference import AdapterOff, frozen_copy
 from diffpref.config import TrainConfig
@@ -65,7 +68,9 @@ def load_base(config: TrainConfig, family: Family, dtype: torch.dtype) -> torch.
 
 @dataclass(frozen=True)
 class Models:
-    """The trained network and both models over it. `prepared` is the network as accelerate wraps it."""
+    """The trained network and both models over it. `prepared` is the network as accelerate wraps it.
+
+    `lines` say, for the log, what it was built with."""
 
     network: torch.nn.Module
     prepared: torch.nn.Module
@@ -73,6 +78,26 @@ class Models:
     reference: Backbone
     path: GaussianPath
     base_hash: str
+    lines: tuple[str, ...] = ()
+
+
+def attention_setting(config: TrainConfig) -> Setting:
+    """The attention backend that the settings ask for, by its own name or by that of the diffusers scripts."""
+    run = config.run
+    if not run.enable_xformers_memory_efficient_attention:
+        return run.attention
+    if run.attention not in ("auto", "xformers"):
+        raise ValueError(
+            f"attention: {run.attention} and enable_xformers_memory_efficient_attention ask for two backends: "
+            "give one of them."
+        )
+    return "xformers"
+
+
+def check_attention(config: TrainConfig) -> None:
+    """Raise ValueError, with the reason, where the attention that is asked for cannot run on this machine."""
+    cuda = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+    require(attention_setting(config), torch.device("cuda" if cuda else "cpu"), DTYPES[config.run.mixed_precision])
 
 
 def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) -> Models:
@@ -92,10 +117,9 @@ def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) 
             load_lora_state(network, adapter_state(settings.adapter_weights, family))
     if config.run.gradient_checkpointing:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
-    if config.run.enable_xformers_memory_efficient_attention:
-        for module in (network, copied):
-            if module is not None:
-                module.enable_xformers_memory_efficient_attention()  # type: ignore[operator]
+    line = install_attention(network, attention_setting(config), dtype)
+    if copied is not None:
+        install_attention(copied, attention_setting(config), dtype)
     # Policy and reference must differ by what was learned alone.
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -104,7 +128,7 @@ def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) 
     prepared = accelerator.prepare_model(network)
     policy = family.backbone(prepared, path)
     reference = AdapterOff(family.backbone(network, path), network) if copied is None else family.backbone(copied, path)
-    return Models(network, prepared, policy, reference, path, base_hash)
+    return Models(network, prepared, policy, reference, path, base_hash, (line,))
 
 
 def free_memory() -> None:
