@@ -1,0 +1,102 @@
+"""Makes code that was written for a GPU run on meta tensors: fused attention, autocast, and values read as ones."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+_READS = frozenset([aten._local_scalar_dense.default, aten.is_nonzero.default])
+_ATTENTION = F.scaled_dot_product_attention
+
+
+def _fused_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Tensor:
+    """As `scaled_dot_product_attention`; meta tensors go through PyTorch's fused kernel, as on a GPU.
+
+    By itself attention on meta tensors saves the matrix of scores. The efficient kernel's shapes stand for flash and
+    cuDNN too: all save q, k, v, the output and one float a query and head."""
+    if not query.is_meta or attn_mask is not None:
+        return _ATTENTION(query, key, value, attn_mask, dropout_p, is_causal, **options)
+    graph = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    return aten._scaled_dot_product_efficient_attention(query, key, value, None, graph, dropout_p, is_causal)[0]
+
+
+class _ReadAsOnes(TorchDispatchMode):
+    """A value that the host reads from a meta tensor is one, and a copy to another device is full of ones."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        given = args[0] if args else None
+        if isinstance(given, Tensor) and given.is_meta:
+            if func in _READS:
+                return True if given.dtype == torch.bool else 1.0 if given.is_floating_point() else 1
+            device = kwargs.get("device")
+            if func is aten._to_copy.default and device is not None and torch.device(device).type != "meta":
+                return torch.ones(given.shape, dtype=kwargs.get("dtype") or given.dtype, device=device)
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Inside, meta tensors take the path that a GPU's would take."""
+    # Not a function mode: one is off inside `backward`, where gradient checkpointing runs the layers again.
+    with _replaced(scaled_dot_product_attention=_fused_attention), _ReadAsOnes():
+        yield
+
+
+@contextmanager
+def autocast(dtype: torch.dtype) -> Iterator[None]:
+    """What `torch.autocast("cuda", dtype)` does to these networks, for meta tensors, which it does not know.
+
+    Matrix products, convolutions and attention run in `dtype`, and trained weights are cast once for all calls inside;
+    normalizations and squared errors run in float32. The tests compare it with the real one's effect."""
+    casts: dict[int, Tensor] = {}
+
+    def half(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == dtype:
+            return value
+        if not (value.is_leaf and value.requires_grad):
+            return value.to(dtype)
+        # As autocast's own cache, which keeps casts of trained weights alone.
+        if id(value) not in casts:
+            casts[id(value)] = value.to(dtype)
+        return casts[id(value)]
+
+    def single(value: Any) -> Any:
+        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    def cast(function: Callable[..., Any], to: Callable[[Any], Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return function(*map(to, args), **{name: to(value) for name, value in kwargs.items()})
+
+        return call
+
+    with _replaced(
+        **{name: cast(getattr(F, name), half) for name in ("linear", "conv2d", "scaled_dot_product_attention")},
+        **{name: cast(getattr(F, name), single) for name in ("layer_norm", "group_norm", "mse_loss")},
+    ):
+        yield
+
+
+@contextmanager
+def _replaced(**functions: Callable[..., Any]) -> Iterator[None]:
+    before = {name: getattr(F, name) for name in functions}
+    for name, function in functions.items():
+        setattr(F, name, function)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(F, name, function)
