@@ -127,6 +127,8 @@ class Adapter:
     """Rank of the LoRA matrices; alpha equals it, so the effective scale is 1."""
     lora_target_modules: tuple[str, ...] = ()
     """Names of the layers that get LoRA; by default the attention projections of the backbone."""
+    lora_backend: Literal["fused", "peft"] = "fused"
+    """Who computes the LoRA layers: one operation each, in the base's precision, or peft. The files are the same."""
     adapter_weights: Path | None = None
     """Start from this LoRA: a pytorch_lora_weights.safetensors of a run with the same rank and layers."""
     use_ema: bool = False
@@ -185,6 +187,28 @@ class Run:
 
 
 @dataclass(frozen=True)
+class LossEngine:
+    """How a step's gradient is computed: every mode is exact, they differ in memory and speed."""
+
+    loss_mode: Literal["auto", "joint", "deferred", "two-pass"] = "auto"
+    """joint: a batch in one graph. deferred: micro-batches, each once, scaled when its weight in the loss is known.
+    two-pass: the losses first, without a graph, then micro-batches, where their weight is not 0. auto: the fastest that
+    fits; it turns gradient checkpointing on where nothing else does."""
+    micro_batch: int = 0
+    """deferred, two-pass: pictures in one graph; 0 takes the most that fit."""
+    memory_budget_gib: float = 0.0
+    """GiB that a step may use beside weights, gradients and optimizer; 0 takes what is free."""
+    reference_batch: int = 8
+    """Pictures of one forward pass without a graph: of the reference, and of two-pass's losses."""
+    reference_memory: Literal["resident", "streamed"] = "resident"
+    """Full fine-tuning: keep the reference's weights beside the policy's, or in the machine's memory, from where they
+    take the policy's place once in each step."""
+    stored_reference: int = 0
+    """Keep the reference's errors of this many draws of t and noise for each group, and use the draws in turn; an epoch
+    after these runs the reference no more, nor does another run with the same cache_dir. 0 draws anew at every step."""
+
+
+@dataclass(frozen=True)
 class Validation:
     """Pictures of fixed prompts and seeds while training."""
 
@@ -209,6 +233,7 @@ class TrainConfig:
     adapter: Adapter = field(default_factory=Adapter)
     optimization: Optimization = field(default_factory=Optimization)
     run: Run = field(default_factory=Run)
+    engine: LossEngine = field(default_factory=LossEngine)
     validation: Validation = field(default_factory=Validation)
 
 

@@ -6,8 +6,8 @@ gradient, and the figures that tell whether the run is healthy.
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,26 @@ from accelerate.utils import ProjectConfiguration
 from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
-from diffpref import atomic
 from diffpref.backbones import find_family
 from diffpref.backbones.guidance import guided
 from diffpref.config import TrainConfig
-from diffpref.errors import compare
 from diffpref.settings import to_mapping
 from diffpref.training import prepare
 from diffpref.training.checkpoint import State, check_identity, load_checkpoint, save_checkpoint
 from diffpref.training.comparison import build_prober
+from diffpref.training.engine import build
+from diffpref.training.engine.checks import check_engine
+from diffpref.training.engine.plan import PLAN, read_plan
 from diffpref.training.environment import peak_memory_gib
 from diffpref.training.health import CollapseAlarm, pair_table, saturation, summarize
+from diffpref.training.log import MetricsLog
 from diffpref.training.models import build_models, checkpoint_of
 from diffpref.training.optimizer import build_optimizer, build_schedule, effective_rate
 from diffpref.training.output import save_output
 from diffpref.training.report import write_report
 from diffpref.training.samples import averaged, draw_samples
 from diffpref.training.source import Rows, Source, candidates_of, read_rows
-from diffpref.training.stream import Drawing, batches
+from diffpref.training.stream import Batch, Drawing, StepBatch, batches
 
 Watch = Callable[[int, torch.nn.Module], None]
 POSTFIX = {"loss": "loss", "acc": "rewards/accuracies", "margin": "rewards/margins", "chosen": "error/chosen/ratio"}
@@ -54,6 +56,7 @@ def train(
         ValueError: settings, data or a checkpoint that cannot work; before the first step, naming what and the remedy.
     """
     trackers = prepare.check_settings(config)
+    check_engine(config)
     run, settings = config.run, config.optimization
     resume = prepare.check_output(config)
     family = find_family(checkpoint_of(config))
@@ -74,12 +77,40 @@ def train(
     models = build_models(config, family, accelerator)
     for line in models.lines:
         say_once(line)
+    models, streamed = build.build_reference(config, family, models)
     scale = config.comparison.train_guidance_scale
     policy, reference = (guided(model, scale, encoded.empty) for model in (models.policy, models.reference))
     processes = accelerator.num_processes
     identity = prepare.identity(config, models, encoded.data, processes)
     if resume is not None:
         check_identity(resume, identity)
+    accumulation = settings.gradient_accumulation_steps
+    drawing = Drawing(
+        family,
+        models.path,
+        times,
+        run.seed,
+        flip=config.data.random_flip,
+        empty=config.data.proportion_empty_prompts,
+        shared_noise=config.comparison.shared_noise,
+        repeats=config.comparison.stored_inversions or config.engine.stored_reference,
+    )
+
+    def stream_of(first: int, steps: int) -> Iterator[Batch | StepBatch]:
+        return batches(
+            encoded.data,
+            drawing,
+            size=settings.train_batch_size,
+            first_step=first,
+            steps=steps,
+            accumulation=accumulation,
+            share=(accelerator.process_index, processes),
+        )
+
+    example = next(stream_of(0, 1)).to(accelerator.device)
+    kept = read_plan(resume) if resume is not None else None
+    plan = build.make_plan(config, family, accelerator, models, example, encoded.empty, kept=kept)
+    say_once(plan.line())
     # Only now, when nothing can be refused any more: a run that did not start leaves the output directory as it was.
     if main:
         if resume is None:
@@ -108,17 +139,6 @@ def train(
         flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in to_mapping(config).items()}
         accelerator.init_trackers(run.tracker_name, config=flat)
     log = MetricsLog(run.output_dir / "metrics.jsonl", first) if main else None
-    accumulation = settings.gradient_accumulation_steps
-    drawing = Drawing(
-        family,
-        models.path,
-        times,
-        run.seed,
-        flip=config.data.random_flip,
-        empty=config.data.proportion_empty_prompts,
-        shared_noise=config.comparison.shared_noise,
-        repeats=config.comparison.stored_inversions,
-    )
     prober = build_prober(
         config.comparison,
         family,
@@ -128,15 +148,19 @@ def train(
         identity=json.dumps(identity, sort_keys=True),
         store=run.output_dir / "inversions",
     )
-    stream = batches(
-        encoded.data,
-        drawing,
-        size=settings.train_batch_size,
-        first_step=first,
-        steps=settings.max_train_steps,
-        accumulation=accumulation,
-        share=(accelerator.process_index, processes),
+    engine = build.build_engine(
+        config,
+        family,
+        accelerator,
+        models,
+        plan,
+        prober,
+        empty=encoded.empty,
+        reference=reference,
+        streamed=streamed,
+        scores=example.candidates.scores,
     )
+    stream = stream_of(first, settings.max_train_steps)
 
     def sample(step: int) -> None:
         if main and config.validation.validation_prompts:
@@ -153,25 +177,10 @@ def train(
     seen, clock = first, time.monotonic()
     bar = tqdm(total=settings.max_train_steps, initial=first, disable=not main, desc="train", unit="step")
     for step in range(first, settings.max_train_steps):
-        for part in range(accumulation):
-            batch = next(stream).to(accelerator.device)
-            candidates = batch.candidates
-            cond = family.group_cond(candidates.cond, config.data.resolution)
-            last = part == accumulation - 1
-            with accelerator.autocast(), nullcontext() if last else accelerator.no_sync(models.prepared):
-                probe = prober(batch, cond)
-                errors = compare(policy, reference, probe)
-                loss = config.objective(errors, candidates.scores)
-                accelerator.backward(loss.mean() / accumulation)
-            tables.append(
-                pair_table(
-                    errors,
-                    candidates.scores,
-                    loss,
-                    family.time_fraction(batch.t),
-                    getattr(config.objective, "beta", 1.0),
-                )
-            )
+        for batch in engine.step(stream, accumulation):
+            fraction, beta = family.time_fraction(batch.t), getattr(config.objective, "beta", 1.0)
+            rows = pair_table(batch.errors, batch.scores, batch.loss, fraction, beta)
+            tables.append(torch.cat([rows, batch.skipped[:, None].to(rows)], 1))
         norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -183,11 +192,12 @@ def train(
         bar.update()
         if done % run.logging_steps == 0 or done == settings.max_train_steps:
             table: Any = accelerator.gather(torch.cat(tables))
-            metrics = summarize(table)
+            metrics = summarize(table[:, :-1])
             metrics |= {
                 "learning_rate": float(schedule.get_last_lr()[0]),
                 "grad_norm": float("nan") if norm is None else float(norm),
                 "epoch": done * settings.train_batch_size * accumulation * processes / len(encoded.data),
+                "skipped": float(table[:, -1].mean()),
                 "seconds_per_step": (time.monotonic() - clock) / (done - seen),
                 "peak_memory_gib": peak_memory_gib(),
             }
@@ -196,7 +206,7 @@ def train(
             accelerator.log(metrics, step=done)
             bar.set_postfix({short: f"{metrics[name]:.3f}" for short, name in POSTFIX.items()}, refresh=False)
             if log is not None:
-                log.write(done, metrics, trouble)
+                log.write(done, metrics, trouble, loss_mode=plan.mode)
             if trouble:
                 bar.write(f"step {done}: {trouble}")
             if not metrics["loss"] < float("inf"):
@@ -205,18 +215,19 @@ def train(
                 )
             seen, clock = done, time.monotonic()
         if done % run.checkpointing_steps == 0:
-            prober.flush()
+            engine.flush()
             # Groups that no summary has counted yet belong to the first summary after a resume.
             left: Any = accelerator.gather(torch.cat(tables)) if tables else torch.empty(0)
             if main:
                 pending = {"tables": left.cpu(), "ratios": dict(alarm.ratios)}
-                save_checkpoint(run.output_dir, done, state, pending, identity, run.checkpoints_total_limit)
+                kind = {**identity, PLAN: asdict(plan)}
+                save_checkpoint(run.output_dir, done, state, pending, kind, run.checkpoints_total_limit)
         if done % config.validation.validation_steps == 0 or done == settings.max_train_steps:
             paused = time.monotonic()
             sample(done)
             clock += time.monotonic() - paused
     bar.close()
-    prober.flush()
+    engine.flush()
     accelerator.wait_for_everyone()
     if main:
         save_output(config, family, models.network, ema, parameters)
@@ -225,26 +236,3 @@ def train(
     for tracker in accelerator.trackers:
         tracker.finish()
     return run.output_dir
-
-
-class MetricsLog:
-    """metrics.jsonl: one line for each summary, whole lines only; on resume, later lines of the old run are dropped."""
-
-    def __init__(self, path: Path, first_step: int) -> None:
-        self.path = path
-        kept = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                if json.loads(line)["step"] <= first_step:
-                    kept.append(line)
-            except (json.JSONDecodeError, KeyError):
-                continue
-        atomic.write_text(path, "".join(line + "\n" for line in kept))
-
-    def write(self, step: int, metrics: dict[str, float], alarm: str | None) -> None:
-        """Append one summary."""
-        record: dict[str, object] = {"step": step, **metrics}
-        if alarm:
-            record["alarm"] = alarm
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")

@@ -140,6 +140,7 @@ def identity(
     keys += ("adapter", "rank", "lora_target_modules", "optimizer", "seed", "use_ema")
     keys += ("proportion_empty_prompts", "random_flip")
     keys += tuple(f.name for group in (config.comparison, config.times) for f in dataclasses.fields(group))
+    keys += ("stored_reference",)
     effective = batch.train_batch_size * batch.gradient_accumulation_steps * processes
     return {
         **{key: flat[key] for key in keys if key in flat},

@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffpref import cli
 from diffpref.settings import to_mapping
-from diffpref.training import loop
+from diffpref.training.engine.step import Engine
 from tests.small_sdxl import save_pairs
 
 Settings = Callable[..., Any]
@@ -29,7 +29,7 @@ def refused(
     def no_step(*arguments: Any) -> None:
         raise AssertionError("a step was taken")
 
-    monkeypatch.setattr(loop, "compare", no_step)
+    monkeypatch.setattr(Engine, "step", no_step)
 
     def go(*flags: str, without: Sequence[str] = (), **changes: Any) -> str:
         values = {key: value for key, value in to_mapping(settings()).items() if key not in without}

@@ -19,7 +19,8 @@ from accelerate import Accelerator
 from diffpref.backbones import sdxl
 from diffpref.probe import forward_probe
 from diffpref.settings import to_mapping
-from diffpref.training import comparison, loop
+from diffpref.training import comparison
+from diffpref.training.engine.step import Engine
 from diffpref.types import Probe
 from tests.small_sdxl import read_metrics, read_weights, save_pairs
 
@@ -141,14 +142,14 @@ def test_no_encoder_is_in_memory_while_training(run: Run, monkeypatch: pytest.Mo
         encoders.extend(weakref.ref(part) for part in parts)
         return encoder
 
-    compare = loop.compare
+    take = Engine.step
 
-    def spy_compare(*arguments: Any) -> Any:
+    def spy_step(*arguments: Any) -> Any:
         alive.extend(reference() is not None for reference in encoders)
-        return compare(*arguments)
+        return take(*arguments)
 
     monkeypatch.setattr(sdxl, "load_encoder", spy_load)
-    monkeypatch.setattr(loop, "compare", spy_compare)
+    monkeypatch.setattr(Engine, "step", spy_step)
     run(max_train_steps=1, validation_prompts=["red cat"])
     assert len(alive) == 4 and not any(alive)
 

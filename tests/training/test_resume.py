@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from diffpref.settings import to_mapping
-from diffpref.training import checkpoint, loop
+from diffpref.training import checkpoint
+from diffpref.training.engine.step import Engine
 from tests.small_sdxl import read_metrics, read_weights, save_pairs, save_pipeline
 
 Run = Callable[..., Path]
@@ -36,18 +37,17 @@ class Killed(Exception):
 def killed_after(monkeypatch: pytest.MonkeyPatch, step: int, run: Run, **changes: Any) -> None:
     """Run until step + 1 updates are done, of which the last is in no checkpoint."""
     inside = 0
-    compare = loop.compare
-    calls = (step + 1) * changes.get("gradient_accumulation_steps", 1)
+    take = Engine.step
 
     def counting(*arguments: Any) -> Any:
         nonlocal inside
         inside += 1
-        if inside > calls:
+        if inside > step + 1:
             raise Killed
-        return compare(*arguments)
+        return take(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "compare", counting)
+        patch.setattr(Engine, "step", counting)
         with pytest.raises(Killed):
             run(**changes)
 

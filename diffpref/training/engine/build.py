@@ -1,0 +1,184 @@
+"""The engine of a run, from its settings: measured, chosen and said once, before the first step."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor
+
+from diffpref.backbones import Family
+from diffpref.backbones.guidance import guided
+from diffpref.config import LossEngine, TrainConfig
+from diffpref.training.comparison import Prober
+from diffpref.training.engine.head import coefficients, separable
+from diffpref.training.engine.independence import check_independent, draws_masks, mixing_module
+from diffpref.training.engine.memory import GIB, KEPT_FREE, candidate_bytes, free_bytes, is_checkpointing
+from diffpref.training.engine.passes import Runner
+from diffpref.training.engine.plan import Plan, Work, choose, need
+from diffpref.training.engine.reference import ReferencePass
+from diffpref.training.engine.step import Engine
+from diffpref.training.engine.stored import open_store
+from diffpref.training.engine.streamed import StreamedReference
+from diffpref.training.models import Models
+from diffpref.training.stream import Batch, StepBatch
+from diffpref.types import Backbone, Cond, Errors, Objective, Probe
+
+STATES = {"adamw": 8, "adamw_8bit": 2, "adafactor": 0}
+"""Bytes of optimizer state for each trained weight; adafactor's are sums over rows and columns."""
+REPLICATED = (
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+)
+"""Where every process holds the whole network, so that its gradients can be averaged after the window."""
+
+
+def make_plan(
+    config: TrainConfig,
+    family: Family,
+    accelerator: Accelerator,
+    models: Models,
+    batch: Batch | StepBatch,
+    empty: Cond,
+    *,
+    kept: Plan | None,
+) -> Plan:
+    """The mode of the run, from one candidate of a batch on the device; turns checkpointing on where that needs it.
+
+    Args:
+        empty: the unconditional prompt, for guidance in the loss.
+        kept: of the checkpoint that is continued: `auto` takes it again while it fits, for the same rounding.
+
+    Raises:
+        ValueError: a mode that is asked for and cannot be exact, or cannot fit.
+    """
+    settings, network = config.engine, models.network
+    mode = settings.loss_mode
+    if mode in ("deferred", "two-pass"):
+        check_independent(network, mode)
+        if accelerator.distributed_type not in REPLICATED:
+            raise ValueError(f"loss_mode {mode} needs the whole network in every process: set loss_mode: joint.")
+    b, k = batch.candidates.scores.shape
+    policy = guided(family.backbone(network, models.path), config.comparison.train_guidance_scale, empty)
+    x0 = batch.candidates.x0[:1, :1]
+    cond = family.group_cond(batch.candidates.cond, config.data.resolution)
+    one = {name: value[:1] for name, value in cond.items()}
+    probe = Probe(x0, x0, batch.t[:1], torch.ones(1, device=x0.device), one)
+    count = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    with accelerator.autocast():
+        candidate, checkpointed = _measure(policy, network, probe)
+    cut = mixing_module(network) is None and accelerator.distributed_type in REPLICATED
+    work = Work(candidate, checkpointed, 4 * count, b, k, config.adapter.adapter == "lora", cut)
+    budget = _budget(settings, accelerator, count * (4 + STATES[config.optimization.optimizer]))
+    on = is_checkpointing(network)
+    plan = choose(work, mode=mode, micro_batch=settings.micro_batch, checkpointing=on, budget=budget)
+    if mode == "auto" and kept is not None:
+        used = need(work, kept.mode, kept.micro_batch, checkpointing=kept.checkpointing)
+        if used <= budget and (cut or kept.mode == "joint"):
+            plan = replace(kept, need=used, budget=budget, fits=True)
+    if plan.checkpointing and not on:
+        network.enable_gradient_checkpointing()  # type: ignore[operator]
+    return plan
+
+
+def _measure(policy: Backbone, network: torch.nn.Module, probe: Probe) -> tuple[int, int | None]:
+    """Bytes of one candidate's graph as the network is, and with checkpointing where it can be turned on."""
+    # The numbers of the run must not depend on whether it was measured.
+    with torch.random.fork_rng(devices=[probe.x_t.device] if probe.x_t.device.type == "cuda" else []):
+        plain = candidate_bytes(policy, network, probe)
+        if is_checkpointing(network):
+            return plain, plain
+        if not getattr(network, "_supports_gradient_checkpointing", False):
+            return plain, None
+        network.enable_gradient_checkpointing()  # type: ignore[operator]
+        try:
+            return plain, candidate_bytes(policy, network, probe)
+        finally:
+            network.disable_gradient_checkpointing()  # type: ignore[operator]
+
+
+def _budget(settings: LossEngine, accelerator: Accelerator, later: int) -> int:
+    """Bytes for graphs and scratches: the least of all processes, who must choose alike.
+
+    Args:
+        later: bytes that the optimizer and the gradients are going to take.
+    """
+    if settings.memory_budget_gib:
+        return int(settings.memory_budget_gib * GIB)
+    free = int(free_bytes(accelerator.device) * (1 - KEPT_FREE)) - later
+    everyone: Tensor = accelerator.gather(torch.tensor([free / GIB], device=accelerator.device))  # type: ignore[assignment]
+    return max(int(float(everyone.min()) * GIB), 0)
+
+
+def build_reference(config: TrainConfig, family: Family, models: Models) -> tuple[Models, StreamedReference | None]:
+    """The models, and what puts the reference's weights in place where they are streamed; before any weight moves."""
+    if config.engine.reference_memory == "resident":
+        return models, None
+    streamed = StreamedReference(models.network)
+    return replace(models, reference=family.backbone(models.network, models.path)), streamed
+
+
+def build_engine(
+    config: TrainConfig,
+    family: Family,
+    accelerator: Accelerator,
+    models: Models,
+    plan: Plan,
+    prober: Prober,
+    *,
+    empty: Cond,
+    reference: Backbone,
+    streamed: StreamedReference | None,
+    scores: Tensor,
+) -> Engine:
+    """The engine that follows the plan.
+
+    Args:
+        empty: the unconditional prompt, for guidance in the loss.
+        scores: of a batch, on which the objective is tried.
+    """
+    settings, scale = config.engine, config.comparison.train_guidance_scale
+    objective: Objective = config.objective
+    b, k = scores.shape
+    unit = 1.0 if accelerator.scaler is None else unit_weight(objective, scores)
+    runner = Runner(
+        guided(family.backbone(models.network, models.path), scale, empty),
+        [p for p in models.network.parameters() if p.requires_grad],
+        objective,
+        lambda: accelerator.autocast(),
+        (lambda value: value) if accelerator.scaler is None else accelerator.scaler.scale,
+        unit,
+    )
+    # A joint graph is compared at the shapes of its own forward: an untrained policy then equals the reference exactly.
+    whole = max(settings.reference_batch // (b * k), 1)
+    batch = whole * b * k if plan.mode == "joint" else settings.reference_batch
+    accumulation = config.optimization.gradient_accumulation_steps
+    stored = None
+    if settings.stored_reference:
+        stored = open_store(config, family, models, accelerator.device)
+    loaded = nullcontext if streamed is None else streamed.loaded
+    return Engine(
+        accelerator,
+        models.prepared,
+        guided(models.policy, scale, empty),
+        runner,
+        ReferencePass(reference, batch, runner.autocast, loaded, stored),
+        prober,
+        lambda prompts: family.group_cond(prompts, config.data.resolution),
+        plan,
+        # Weights that are streamed come in once for the whole window.
+        accumulation if streamed is not None else whole,
+        b == 1 or separable(objective, scores),
+        draws_masks(models.network),
+        config.comparison.probe == "inversion",
+    )
+
+
+def unit_weight(objective: Objective, scores: Tensor) -> float:
+    """The power of two nearest to the largest coefficient where policy and reference agree; 1 where all are 0."""
+    even = torch.ones_like(scores, dtype=torch.float32)
+    _, slopes = coefficients(objective, Errors(even, even), scores)
+    largest = slopes.abs().max()
+    return float(largest.log2().round().exp2()) if 0 < largest < float("inf") else 1.0

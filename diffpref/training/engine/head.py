@@ -1,0 +1,48 @@
+"""The loss head: from the errors of candidates to the loss and dL / d err_i, without any access to a model."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffpref.types import Errors, Objective
+
+
+def coefficients(
+    objective: Objective, errors: Errors, scores: Float[Tensor, "b k"]
+) -> tuple[Float[Tensor, " b"], Float[Tensor, "b k"]]:
+    """The loss of each group, and the derivative of their sum by each candidate's policy error.
+
+    The difference to the reference moves with the policy's error one to one, so both derivatives add up."""
+    policy = errors.policy.detach().requires_grad_()
+    leaves = [policy]
+    difference = None
+    if errors.difference is not None:
+        difference = errors.difference.detach().requires_grad_()
+        leaves.append(difference)
+    with torch.enable_grad():
+        loss = objective(Errors(policy, errors.reference.detach(), difference), scores)
+        if not loss.requires_grad:
+            return loss, torch.zeros_like(policy)
+        found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+    total = torch.zeros_like(policy)
+    for gradient in found:
+        if gradient is not None:
+            total = total + gradient
+    return loss.detach(), total
+
+
+def separable(objective: Objective, scores: Float[Tensor, "b k"]) -> bool:
+    """Whether each group's loss depends on its own errors alone, tried with these scores on drawn errors.
+
+    All objectives here are; one that normalizes over the batch is not, and its groups must not be cut apart."""
+    b, k = scores.shape
+    draws = torch.Generator().manual_seed(0)
+    drawn = [1 + torch.randn(b, k, generator=draws, dtype=torch.float64).to(scores.device) / 1000 for _ in range(2)]
+    errors = Errors(drawn[0], drawn[1])
+    loss, slopes = coefficients(objective, errors, scores)
+    for group in range(b):
+        one = slice(group, group + 1)
+        alone, slope = coefficients(objective, Errors(errors.policy[one], errors.reference[one]), scores[one])
+        if not (torch.allclose(alone, loss[one]) and torch.allclose(slope, slopes[one])):
+            return False
+    return True
