@@ -23,9 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = ["tests/test_path.py", "tests/test_exact_log_ratio.py", "tests/test_probe_errors.py"]
 TESTS += [f"tests/objectives/test_{name}.py" for name in ("dpo", "smpo", "rankdpo", "d3po", "ddo", "behaviour")]
 TESTS += ["tests/test_inversion.py", "tests/test_transition.py"]
+TESTS += [f"tests/kernels/test_{name}.py" for name in ("fused_error", "noising", "operators", "through_probes")]
 TESTS += ["-k", "not diffusers"]
 
 PATH, TYPES, PROBE, ERRORS = (f"diffpref/{name}.py" for name in ("path", "types", "probe", "errors"))
+KERNEL, NOISING, DISPATCH = (f"diffpref/kernels/{name}.py" for name in ("error", "noising", "dispatch"))
 INVERSION, TRANSITION = (f"diffpref/{name}.py" for name in ("inversion", "transition"))
 DPO, SMPO, RANKDPO, D3PO, DDO = (f"diffpref/objectives/{name}.py" for name in ("dpo", "smpo", "rankdpo", "d3po", "ddo"))
 # file, the text as it is, the bug
@@ -67,32 +69,92 @@ MUTANTS = [
     # the log-ratio
     (TYPES, "(self.reference - self.policy) / 2", "(self.policy - self.reference) / 2"),
     (TYPES, "(self.reference - self.policy) / 2", "(self.reference - self.policy)"),
+    (TYPES, "(0 - self.difference) / 2", "self.difference / 2"),
+    (TYPES, "(0 - self.difference) / 2", "-self.difference / 2"),
+    (TYPES, "(0 - self.difference) / 2", "0 - self.difference"),
+    (TYPES, "if self.difference is not None:", "if self.difference is None:"),
     # the probe
-    (PROBE, "Probe(path.noise(x0, eps, t)", "Probe(path.noise(x0, eps.flip(1), t)"),
-    (PROBE, "path.target(x0, eps, t)", "path.target(path.noise(x0, eps, t), eps, t)"),
-    (PROBE, "path.target(x0, eps, t)", "eps"),
+    (PROBE, "noise_and_target(x0, noise,", "noise_and_target(x0, noise.flip(1),"),
+    (PROBE, "noise_and_target(x0, noise,", "noise_and_target(x0, noise.flip(0),"),
+    (PROBE, "(path.alpha, path.sigma, path.a, path.b))", "(path.sigma, path.alpha, path.a, path.b))"),
+    (PROBE, "(path.alpha, path.sigma, path.a, path.b))", "(path.alpha, path.sigma, path.b, path.a))"),
+    (PROBE, "values(t).to(x0.device)", "values(t)"),
+    (PROBE, "eps.stride(1) == 0", "eps.stride(1) >= 0"),
+    (PROBE, "return Probe(x_t, target, t, _unit", "return Probe(target, x_t, t, _unit"),
     (PROBE, "torch.promote_types(x.dtype, torch.float32))", "x.dtype)"),
     (PROBE, "torch.ones(x.shape[0], device", "torch.full(x.shape[:1], 0.5, device"),
     (PROBE, "torch.ones(x.shape[0], device=x.device,", "torch.ones(x.shape[0],"),
-    (PROBE, "eps, t), t, _unit_weight(x0), dict(cond or {})", "eps, t), t, _unit_weight(x0), cond or {}"),
-    (PROBE, "eps, t), t, _unit_weight(x0), dict(cond or {})", "eps, t), t, _unit_weight(x0), {}"),
+    (
+        PROBE,
+        "Probe(x_t, target, t, _unit_weight(x0), dict(cond or {})",
+        "Probe(x_t, target, t, _unit_weight(x0), cond or {}",
+    ),
+    (PROBE, "Probe(x_t, target, t, _unit_weight(x0), dict(cond or {})", "Probe(x_t, target, t, _unit_weight(x0), {}"),
     (PROBE, "if t.shape != x.shape[:1]:", "if t.ndim != 1:"),
     (PROBE, "if eps.shape != x0.shape:", "if eps.ndim != x0.ndim:"),
     # the errors
     (ERRORS, "value.repeat_interleave(k, 0)", "value.repeat(k, *[1] * (value.ndim - 1))"),
     (ERRORS, "probe.t.repeat_interleave(k, 0)", "probe.t.repeat(k)"),
     (ERRORS, "probe.x_t.flatten(0, 1)", "probe.x_t.transpose(0, 1).flatten(0, 1)"),
-    (ERRORS, "flatten(2).mean(2)", "flatten(2).sum(2)"),
-    (ERRORS, "squared.flatten(2).mean(2)", "squared.flatten(2).mean(2).sqrt()"),
-    (ERRORS, "- target.to(wide)).square()", "- target.to(wide)).abs()"),
-    (ERRORS, "prediction.to(wide) - target.to(wide)", "(prediction - target).to(wide)"),
-    (ERRORS, "target.dtype), torch.float32)", "target.dtype), target.dtype)"),
-    (ERRORS, " * weight.to(wide)[:, None]", ""),
-    (ERRORS, " * weight.to(wide)[:, None]", " / weight.to(wide)[:, None]"),
+    (ERRORS, "target.flatten(0, 1), weight)", "target.flatten(0, 1), 1 / weight)"),
+    (ERRORS, "target.flatten(0, 1), weight)", "target.flatten(0, 1), torch.ones_like(weight))"),
+    (ERRORS, "fused_error(*rows, probe.weight)", "fused_error(*rows, torch.ones_like(probe.weight))"),
+    (ERRORS, "prediction.flatten(0, 1), reference.flatten(0, 1)", "reference.flatten(0, 1), prediction.flatten(0, 1)"),
     (ERRORS, "with torch.no_grad():", "with torch.enable_grad():"),
-    (ERRORS, "model_error(reference, probe)", "model_error(policy, probe)"),
-    (ERRORS, "policy=model_error(policy, probe)", "policy=model_error(policy, probe).detach()"),
-    (ERRORS, "reference=reference_error)", "reference=model_error(reference, probe))"),
+    (ERRORS, "predict(reference, probe)", "predict(policy, probe)"),
+    (
+        ERRORS,
+        "errors_of(predict(policy, probe), of_reference",
+        "errors_of(predict(policy, probe).detach(), of_reference",
+    ),
+    (ERRORS, "Errors(error, prediction_error(reference", "Errors(error, prediction_error(prediction.detach()"),
+    (ERRORS, "probe.weight), difference)", "probe.weight), -difference)"),
+    # the error's operator
+    (KERNEL, "residual.square_().flatten(1).mean(1)", "residual.square_().flatten(1).sum(1)"),
+    (KERNEL, "residual.square_().flatten(1).mean(1)", "residual.abs().flatten(1).mean(1)"),
+    (KERNEL, "(other - goal).add_(residual)", "(other - goal).sub_(residual)"),
+    (KERNEL, "(other - goal).add_(residual)", "residual * 2"),
+    (KERNEL, "both.mul_(policy - other)", "both.mul_(other - policy)"),
+    (KERNEL, "both.mul_(policy - other).flatten(1)", "(residual.square() - (other - goal).square()).flatten(1)"),
+    (KERNEL, "weighted = error * weights", "weighted = error"),
+    (KERNEL, "else difference * weights", "else difference"),
+    (KERNEL, "weighted.clone() if reference", "torch.zeros_like(weighted) if reference"),
+    (
+        KERNEL,
+        "weight.to(dtype).repeat_interleave(rows // max(weight.shape[0], 1))",
+        "weight.to(dtype).repeat(rows // max(weight.shape[0], 1))",
+    ),
+    (KERNEL, "factor = 2 * of_rows", "factor = of_rows"),
+    (KERNEL, "(to_error + to_difference)", "to_error"),
+    (KERNEL, "(to_error + to_difference)", "to_difference"),
+    (KERNEL, "/ max(elements, 1)\n", "\n"),
+    (KERNEL, "slice(start, start + step)\n        policy", "slice(0, step)\n        policy"),
+    (KERNEL, "slice(start, start + step)\n        gradient", "slice(0, step)\n        gradient"),
+    (
+        KERNEL,
+        "error = prediction.new_empty(prediction.shape[0], dtype=wide(prediction, reference, target))",
+        "error = prediction.new_empty(prediction.shape[0])",
+    ),
+    (KERNEL, 'check_constant("fused_error", reference=reference, target=target, weight=weight)', "pass"),
+    (
+        KERNEL,
+        "ctx.save_for_backward(prediction, target, weight)",
+        "ctx.save_for_backward(prediction, target.clone(), weight)",
+    ),
+    (KERNEL, "tensor.shape != prediction.shape", "tensor.ndim != prediction.ndim"),
+    (KERNEL, "prediction.shape[0] % max(weight.shape[0], 1)", "False"),
+    (KERNEL, "tensor.device != prediction.device", "False"),
+    (DISPATCH, "tensors if t is not None), torch.float32)", "tensors if t is not None))"),
+    # the noising's operator
+    (NOISING, "mix(alpha, sigma), mix(a, b)", "mix(sigma, alpha), mix(a, b)"),
+    (NOISING, "mix(alpha, sigma), mix(a, b)", "mix(alpha, sigma), mix(b, a)"),
+    (NOISING, "* x0.to(dtype) + _over", "* x0 + _over"),
+    (NOISING, "mixed.to(kept).contiguous()", "mixed.to(x0.dtype).contiguous()"),
+    (NOISING, "mixed.to(kept).contiguous()", "mixed.to(kept)"),
+    (NOISING, "alpha * to_x_t + a * to_target", "alpha * to_x_t - a * to_target"),
+    (NOISING, "sigma * to_x_t + b * to_target", "sigma * to_x_t"),
+    (NOISING, "to_eps.sum(1, keepdim=True)", "to_eps.mean(1, keepdim=True)"),
+    (NOISING, 'check_constant("noise_and_target", alpha=alpha, sigma=sigma, a=a, b=b)', "pass"),
     # DPO
     (DPO, "-F.logsigmoid(", "F.logsigmoid("),
     (DPO, "-F.logsigmoid(", "-F.logsigmoid(-1 * "),

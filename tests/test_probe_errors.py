@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffpref.errors import compare, model_error, prediction_error
+from diffpref.errors import compare, errors_of, model_error, predict, prediction_error
+from diffpref.kernels import noise_and_target
 from diffpref.objectives import DPO
 from diffpref.path import GaussianPath, edm, rectified_flow, variance_preserving
 from diffpref.probe import forward_probe
@@ -96,6 +97,23 @@ def test_shared_noise_is_shared() -> None:
     # x_t - (1 - t) x0 = t eps, whichever the candidate: up to float32 rounding.
     noise = probe.x_t - (1 - T).reshape(B, 1, 1, 1, 1) * x0
     torch.testing.assert_close(noise[:, 0], noise[:, 1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_shared_noise_is_read_once(monkeypatch: pytest.MonkeyPatch, shared: bool) -> None:
+    seen: list[Tensor] = []
+
+    def spy(x0: Tensor, eps: Tensor, **coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(eps)
+        return noise_and_target(x0, eps, **coefficients)
+
+    monkeypatch.setattr("diffpref.probe.noise_and_target", spy)
+    x0, eps = normal(2, B, K, *CHW)
+    eps = eps[:, :1].expand_as(x0) if shared else eps
+    probe = forward_probe(rectified_flow(), x0, T, eps)
+    assert seen[0].shape == (B, 1 if shared else K, *CHW)
+    assert torch.equal(probe.x_t, rectified_flow().noise(x0, eps, T))
+    assert torch.equal(probe.target, rectified_flow().target(x0, eps, T))
 
 
 @pytest.mark.parametrize(
@@ -234,9 +252,40 @@ def test_policy_gradient_is_that_of_the_closed_form() -> None:
     torch.testing.assert_close(policy.value.grad, expected.float(), rtol=1e-5, atol=0)
 
 
+def test_compare_is_the_errors_of_both_predictions() -> None:
+    probe, policy, reference = replace(a_probe(), weight=torch.tensor([1.0, 2.0, 0.5])), Scale(0.3), Scale(0.1)
+    with torch.no_grad():
+        of_reference = predict(reference, probe)
+    assert of_reference.shape == (B, K, *CHW)
+    for errors in (errors_of(predict(policy, probe), of_reference, probe), compare(policy, reference, probe)):
+        assert torch.equal(errors.policy, model_error(policy, probe))
+        assert torch.equal(errors.reference, model_error(reference, probe))
+        assert errors.difference is not None
+        torch.testing.assert_close(errors.difference, errors.policy - errors.reference)
+
+
+def test_the_reference_of_errors_is_a_constant() -> None:
+    probe, reference = a_probe(), Scale(0.1)
+    with pytest.raises(ValueError, match="no gradient with respect to reference: detach"):
+        errors_of(predict(Scale(0.3), probe), predict(reference, probe), probe)
+
+
+def test_a_loss_may_use_each_of_the_errors() -> None:
+    """The difference carries the policy error's gradient, whichever an objective uses."""
+    probe, gradients = a_probe(), []
+    for use in (lambda e: e.policy, lambda e: e.policy - e.reference, lambda e: -2 * e.log_ratio):
+        policy = Scale(0.3)
+        use(compare(policy, Scale(0.1), probe)).sum().backward()
+        gradients.append(policy.value.grad)
+    assert gradients[0] == gradients[1] == gradients[2] != 0
+
+
 def test_log_ratio_by_hand() -> None:
     errors = Errors(policy=torch.tensor([[0.25, 3.0]]), reference=torch.tensor([[0.75, 1.0]]))
     assert errors.log_ratio.tolist() == [[0.25, -1.0]]
+    # Where the difference was computed by itself, it counts: here the errors could not tell it from 0.
+    errors = Errors(torch.ones(1, 1), torch.ones(1, 1), difference=torch.tensor([[-1e-10]]))
+    assert errors.log_ratio.item() == pytest.approx(5e-11)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -248,6 +297,6 @@ def test_step_0(dtype: torch.dtype) -> None:
     model = GaussianData(0.1, 1.2).denoiser(path)
     errors = compare(model, model, probe)
     assert (errors.policy > 0).all()
-    assert torch.equal(errors.log_ratio, torch.zeros_like(errors.log_ratio))
+    assert torch.equal(errors.log_ratio, torch.zeros_like(errors.log_ratio)) and not errors.log_ratio.signbit().any()
     loss = DPO()(errors, torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
     torch.testing.assert_close(loss.double(), torch.full((B,), math.log(2)).double(), rtol=0, atol=1e-7)

@@ -49,9 +49,9 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
-        return Batch(
-            _moved(self.candidates, device), self.t.to(device), self.eps.to(device, non_blocking=True), self.names
-        )
+        shared = self.eps.shape[1] > 1 and self.eps.stride(1) == 0  # one noise for all candidates travels once
+        eps = (self.eps[:, :1] if shared else self.eps).to(device, non_blocking=True).expand_as(self.eps)
+        return Batch(_moved(self.candidates, device), self.t.to(device), eps, self.names)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class _Stream(Dataset):
         t = torch.stack([how.family.draw_t(how.path, how.times, draw) for draw in draws])
         shape = candidates.x0.shape[2:] if how.shared_noise else candidates.x0.shape[1:]
         eps = torch.stack([torch.randn(shape, generator=draw) for draw in draws])
-        eps = eps[:, None].expand_as(candidates.x0).contiguous() if how.shared_noise else eps
+        eps = eps[:, None].expand_as(candidates.x0) if how.shared_noise else eps
         return Batch(candidates, t, eps, tuple(repr((how.seed, *place)) for place in places))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffpref.kernels import error as module
 from diffpref.kernels import fused_error
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -118,9 +119,16 @@ def test_many_rows(device: str) -> None:
 
 
 def test_rows_beyond_one_chunk(device: str) -> None:
-    case = a_case(device, rows=6, chw=(4, 257, 255))  # plain torch takes 4 rows of these at once
+    case = a_case(device, rows=6, chw=(4, 129, 127))  # plain torch takes 4 rows of these at once
+    assert 4 * case.target[0].numel() < module.CHUNK < 5 * case.target[0].numel()
     for got, wanted in zip(run(case), exact(case), strict=True):
         assert relative(got, wanted) < 1e-6
+    leaf = case.prediction.clone().requires_grad_()
+    fused_error(leaf, None, case.target, case.weight)[0].sum().backward()
+    assert leaf.grad is not None
+    weight = case.weight.repeat_interleave(2).reshape(-1, 1, 1, 1)
+    wanted = 2 * weight * (case.prediction - case.target) / case.target[0].numel()
+    torch.testing.assert_close(leaf.grad, wanted, rtol=1e-6, atol=0)
 
 
 def test_an_empty_batch(device: str) -> None:

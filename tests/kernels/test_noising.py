@@ -66,7 +66,7 @@ def test_shared_noise_is_that_of_each_candidate(device: str, k: int) -> None:
     assert all(torch.equal(x, y) for x, y in zip(together, each, strict=True))
 
 
-def test_any_layout_gives_the_same_bits(device: str) -> None:
+def test_noising_of_any_layout_gives_the_same_bits(device: str) -> None:
     x0, eps = some(device, shared=False)
     four = coefficients(device)
     strided = noise_and_target(
@@ -78,14 +78,14 @@ def test_any_layout_gives_the_same_bits(device: str) -> None:
     assert all(torch.equal(x, y) and x.is_contiguous() for x, y in zip(strided, wanted, strict=True))
 
 
-def test_an_empty_batch(device: str) -> None:
+def test_noising_of_an_empty_batch(device: str) -> None:
     nothing, none = torch.empty(0, K, *ODD, device=device), torch.empty(0, device=device)
     x_t, target = noise_and_target(nothing, nothing, alpha=none, sigma=none, a=none, b=none)
     assert x_t.shape == target.shape == nothing.shape
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_gradcheck(device: str, shared: bool) -> None:
+def test_gradcheck_of_the_noising(device: str, shared: bool) -> None:
     x0, eps = (x[..., :2, :2].contiguous().requires_grad_() for x in some(device, shared=shared, dtype=torch.float64))
     four = coefficients(device, torch.float64)
     assert torch.autograd.gradcheck(lambda x, e: noise_and_target(x, e, **four), (x0, eps))

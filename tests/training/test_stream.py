@@ -181,6 +181,13 @@ def test_repeats_give_each_group_so_many_draws_in_turn(data: EncodedPreferences)
     assert all(len(epoch) == COUNT for epoch in drawn)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_shared_noise_is_in_memory_once(data: EncodedPreferences, shared: bool) -> None:
+    eps = next(stream(data, size=3, shared_noise=shared)).to(torch.device("cpu")).eps
+    assert eps.shape == (3, 2, 4, 2, 3)
+    assert eps.untyped_storage().nbytes() == eps.numel() * 4 // (2 if shared else 1)
+
+
 def test_generators_of_different_places_differ() -> None:
     places: list[tuple[Any, ...]] = [
         (0, "group", 1),
