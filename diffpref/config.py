@@ -198,8 +198,9 @@ class LossEngine:
     """deferred, two-pass: pictures in one graph; 0 takes the most that fit."""
     memory_budget_gib: float = 0.0
     """GiB that a step may use beside weights, gradients and optimizer; 0 takes what is free."""
-    reference_batch: int = 8
-    """Pictures of one forward pass without a graph: of the reference, and of two-pass's losses."""
+    reference_batch: int = 0
+    """Pictures of one forward pass of the reference. 0 takes the policy's, with which an untrained policy equals the
+    reference to the last bit; 8 or 16 fill a GPU better, at a rounding of their own."""
     reference_memory: Literal["resident", "streamed"] = "resident"
     """Full fine-tuning: keep the reference's weights beside the policy's, or in the machine's memory, from where they
     take the policy's place once in each step."""

@@ -15,7 +15,7 @@ from diffpref.config import TrainConfig
 from diffpref.label.people import read_pairs
 from diffpref.label.people.pairs import labels_path, write_answers
 from diffpref.rounds import collect, on_policy
-from diffpref.training import loop
+from diffpref.training.engine import step
 from tests.rounds.conftest import start
 from tests.small_sdxl import read_metrics, read_weights
 
@@ -36,14 +36,14 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 @pytest.mark.parametrize("base", ["sdxl", "sd3"])
 def test_two_rounds(d3po: Make, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     probes: list[Any] = []
-    compare = loop.compare
+    joint_loss = step.joint_loss
 
     def spy(*arguments: Any) -> Any:
-        errors = compare(*arguments)
-        probes.append((arguments[2], errors))
-        return errors
+        errors, loss = joint_loss(*arguments)
+        probes.append((arguments[2].probe, errors))
+        return errors, loss
 
-    monkeypatch.setattr(loop, "compare", spy)
+    monkeypatch.setattr(step, "joint_loss", spy)
     done = start(d3po(base))
     out = done.parents[1]
     assert done == out / "round-2" / "train" and (done / "report.html").is_file()
@@ -72,14 +72,14 @@ def test_two_rounds(d3po: Make, base: str, monkeypatch: pytest.MonkeyPatch) -> N
     for group in range(len(probe.t)):
         for candidate in range(2):
             s = step_below(first, d3po(base), base, float(probe.t[group]))
-            step = rule(family_path, probe.t[group][None], s)
-            landed = step.keep * probe.x_t[group, candidate] + step.gain * probe.target[group, candidate]
+            below = rule(family_path, probe.t[group][None], s)
+            landed = below.keep * probe.x_t[group, candidate] + below.gain * probe.target[group, candidate]
             place = int((after - landed).flatten(1).abs().sum(1).argmin())
             assert torch.equal(before[place], probe.x_t[group, candidate])
             torch.testing.assert_close(landed, after[place], atol=1e-4, rtol=1e-4)
             implied = (
                 -errors.policy[group, candidate].detach() / 2
-                - step.std.log()
+                - below.std.log()
                 - torch.log(torch.tensor(2 * torch.pi)) / 2
             )
             # float32, with errors that are divided by the variance
@@ -134,7 +134,7 @@ def test_a_killed_collection_resumes_exactly(d3po: Make, monkeypatch: pytest.Mon
         assert picture.read_bytes() == again.read_bytes()
     # Once more: nothing is sampled or trained.
     said: list[str] = []
-    monkeypatch.setattr(loop, "compare", lambda *arguments: pytest.fail("a step was taken"))
+    monkeypatch.setattr(step.Engine, "step", lambda *arguments: pytest.fail("a step was taken"))
     assert start(d3po(rounds=1), said) == done and said == ["round 1: done before"]
     with pytest.raises(ValueError, match="rank was 4, is 8"):
         start(d3po(rounds=1, rank=8))
@@ -143,15 +143,15 @@ def test_a_killed_collection_resumes_exactly(d3po: Make, monkeypatch: pytest.Mon
 
 def test_a_killed_training_resumes(d3po: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     straight = start(d3po(rounds=1, checkpointing_steps=1, output_dir=str(tmp_path / "straight")))
-    compare, calls = loop.compare, []
+    take, calls = step.Engine.step, []
 
     def dies(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return compare(*arguments)
+        return take(*arguments)
 
-    monkeypatch.setattr(loop, "compare", dies)
+    monkeypatch.setattr(step.Engine, "step", dies)
     with pytest.raises(KeyboardInterrupt):
         start(d3po(rounds=1, checkpointing_steps=1))
     done = start(d3po(rounds=1, checkpointing_steps=1))

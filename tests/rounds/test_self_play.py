@@ -14,6 +14,7 @@ from diffpref.backbones import edm, find_family
 from diffpref.config import TrainConfig
 from diffpref.rounds import self_play
 from diffpref.training import loop
+from diffpref.training.engine.step import Engine
 from diffpref.training.models import LORA_FILE, checkpoint_of
 from tests.rounds.conftest import start
 from tests.small_sdxl import SIZE, read_metrics, save_pairs
@@ -80,15 +81,15 @@ def test_a_round_without_improvement_ends_the_game(ddo: Make, monkeypatch: pytes
 @pytest.mark.parametrize("at", [2, 4, 7])
 def test_a_killed_round_goes_on_exactly(ddo: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at: int) -> None:
     straight = start(ddo(output_dir=str(tmp_path / "straight")))
-    compare, calls = loop.compare, []
+    take, calls = Engine.step, []
 
     def dies(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == at:
             raise KeyboardInterrupt
-        return compare(*arguments)
+        return take(*arguments)
 
-    monkeypatch.setattr(loop, "compare", dies)
+    monkeypatch.setattr(Engine, "step", dies)
     try:
         start(ddo())
     except KeyboardInterrupt:

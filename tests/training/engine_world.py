@@ -142,5 +142,5 @@ def joint(w: World, objective: Objective, block: Block, references: References) 
     return outcome
 
 
-def references(w: World, block: Block, batch: int = 64) -> References:
-    return ReferencePass(w.reference, batch)(block)
+def references(w: World, block: Block) -> References:
+    return ReferencePass(w.reference)(block, [range(len(block.rows))])

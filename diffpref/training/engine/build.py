@@ -27,6 +27,8 @@ from diffpref.types import Backbone, Cond, Errors, Objective, Probe
 
 STATES = {"adamw": 8, "adamw_8bit": 2, "adafactor": 0}
 """Bytes of optimizer state for each trained weight; adafactor's are sums over rows and columns."""
+FIRST_BATCH = 8
+"""Candidates of one forward of two-pass's losses: it holds no graph, and a GPU is not full with fewer."""
 REPLICATED = (
     DistributedType.NO,
     DistributedType.MULTI_CPU,
@@ -151,9 +153,8 @@ def build_engine(
         (lambda value: value) if accelerator.scaler is None else accelerator.scaler.scale,
         unit,
     )
-    # A joint graph is compared at the shapes of its own forward: an untrained policy then equals the reference exactly.
-    whole = max(settings.reference_batch // (b * k), 1)
-    batch = whole * b * k if plan.mode == "joint" else settings.reference_batch
+    first_batch = max(settings.reference_batch or FIRST_BATCH, plan.micro_batch)
+    together = first_batch if plan.mode == "two-pass" else settings.reference_batch
     accumulation = config.optimization.gradient_accumulation_steps
     stored = None
     if settings.stored_reference:
@@ -164,12 +165,14 @@ def build_engine(
         models.prepared,
         guided(models.policy, scale, empty),
         runner,
-        ReferencePass(reference, batch, runner.autocast, loaded, stored),
+        ReferencePass(reference, runner.autocast, loaded, stored),
         prober,
         lambda prompts: family.group_cond(prompts, config.data.resolution),
         plan,
         # Weights that are streamed come in once for the whole window.
-        accumulation if streamed is not None else whole,
+        accumulation if streamed is not None else max(together // (b * k), 1),
+        settings.reference_batch,
+        first_batch,
         b == 1 or separable(objective, scores),
         draws_masks(models.network),
         config.comparison.probe == "inversion",

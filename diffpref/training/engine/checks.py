@@ -6,7 +6,7 @@ from diffpref.config import TrainConfig
 def check_engine(config: TrainConfig) -> None:
     """Raise ValueError for settings of the engine that cannot work, before anything is read."""
     engine, comparison = config.engine, config.comparison
-    for name, least in (("micro_batch", 0), ("reference_batch", 1), ("stored_reference", 0)):
+    for name, least in (("micro_batch", 0), ("reference_batch", 0), ("stored_reference", 0)):
         if getattr(engine, name) < least:
             raise ValueError(f"{name} must be {least} or above, got {getattr(engine, name)}.")
     if not engine.memory_budget_gib >= 0:

@@ -128,9 +128,7 @@ def deferred(
         share: of one batch of the window in the step's loss: 1 / accumulation.
     """
     scalars, losses = _Scalars(block), _no_losses(block)
-    for bundle in _bundles(block.components(separable=separable), micro_batch):
-        rows = sorted({row for component in bundle for row in component.rows})
-        early, last = rows[:-micro_batch], rows[-micro_batch:]
+    for bundle, early, last in _order(block, micro_batch, separable):
         scratches: list[Scratch] = []
         for row in early:
             errors = row_errors(runner, block, references, [row])
@@ -192,6 +190,21 @@ def two_pass(
             _backward(runner, errors, [slopes[row] for row in rows])
         del errors
     return _outcome(block, scalars, losses, frozenset(row for rows, _ in runs for row in rows))
+
+
+def deferred_forwards(block: Block, micro_batch: int, *, separable: bool) -> list[list[int]]:
+    """The rows of each forward of `deferred`, in order."""
+    order = _order(block, micro_batch, separable)
+    return [rows for _, early, last in order for rows in (*([row] for row in early), last)]
+
+
+def _order(block: Block, micro_batch: int, separable: bool) -> list[tuple[list[Component], list[int], list[int]]]:
+    """Components that are run together: the rows that run alone, each with a scratch, and those of the last graph."""
+    found = []
+    for bundle in _bundles(block.components(separable=separable), micro_batch):
+        rows = sorted({row for component in bundle for row in component.rows})
+        found.append((bundle, rows[:-micro_batch], rows[-micro_batch:]))
+    return found
 
 
 def _bundles(components: Sequence[Component], size: int) -> list[list[Component]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffpref.data.cache import TensorStore
 from diffpref.errors import predict, prediction_error
 from diffpref.training.engine.passes import References
-from diffpref.training.engine.rows import Block, chunks
+from diffpref.training.engine.rows import Block
 from diffpref.training.engine.stored import StoredErrors
 from diffpref.training.stream import Batch, StepBatch
 from diffpref.types import Backbone
@@ -18,24 +18,28 @@ from diffpref.types import Backbone
 
 @dataclass(frozen=True)
 class ReferencePass:
-    """Evaluates the reference; `batch` candidates at once, with its weights in place while `loaded` is open."""
+    """Evaluates the reference, with its weights in place while `loaded` is open."""
 
     model: Backbone
-    batch: int
     autocast: Callable[[], AbstractContextManager] = nullcontext
     loaded: Callable[[], AbstractContextManager] = nullcontext
     stored: StoredErrors | None = None
 
-    def __call__(self, block: Block, keys: Sequence[Sequence[str]] = ()) -> References:
+    def __call__(
+        self, block: Block, forwards: Sequence[Sequence[int]], keys: Sequence[Sequence[str]] = ()
+    ) -> References:
         """What is known of the reference at every row.
 
         Args:
+            forwards: every row once, in the runs that are evaluated at once.
             keys: of the groups of each part, where errors are stored.
         """
-        count = len(block.rows)
-        if self.stored is None:
-            return References(prediction=torch.cat([self._predict(block, rows) for rows in self._chunks(range(count))]))
-        return References(error=self._stored(block, keys, self.stored.store))
+        if self.stored is not None:
+            return References(error=self._stored(block, forwards, keys, self.stored.store))
+        found: dict[int, Tensor] = {}
+        for rows in forwards:
+            found.update(zip(rows, self._predict(block, rows).unbind(), strict=True))
+        return References(prediction=torch.stack([found[row] for row in range(len(block.rows))]))
 
     def keys(self, batch: Batch | StepBatch) -> list[str]:
         """The names under which the errors of a batch's groups are stored; none where they are not."""
@@ -45,14 +49,13 @@ class ReferencePass:
         """Whether the errors of all these groups are stored."""
         return self.stored is not None and all(name in self.stored.store for names in keys for name in names)
 
-    def _chunks(self, rows: Sequence[int]) -> list[Sequence[int]]:
-        return chunks(rows, self.batch)
-
     def _predict(self, block: Block, rows: Sequence[int]) -> Tensor:
         with torch.no_grad(), self.autocast():
             return predict(self.model, block.probe(rows))[:, 0]
 
-    def _stored(self, block: Block, keys: Sequence[Sequence[str]], store: TensorStore) -> Tensor:
+    def _stored(
+        self, block: Block, forwards: Sequence[Sequence[int]], keys: Sequence[Sequence[str]], store: TensorStore
+    ) -> Tensor:
         """The errors of all rows, from the store where it has them; what it lacks is added to it."""
         device = block.parts[0].probe.x_t.device
         found: dict[int, Tensor] = {}
@@ -63,8 +66,11 @@ class ReferencePass:
                     found.update(zip(rows, store.get(name)["error"].to(device).unbind(), strict=True))
                 else:
                     fresh[name] = rows
-        missing = sorted({row for rows in fresh.values() for row in rows if row not in found})
-        for rows in self._chunks(missing):
+        missing = {row for rows in fresh.values() for row in rows if row not in found}
+        for run in forwards:
+            rows = [row for row in run if row in missing]
+            if not rows:
+                continue
             probe = block.probe(rows)
             errors = prediction_error(self._predict(block, rows)[:, None], probe.target, probe.weight)
             found.update(zip(rows, errors[:, 0].unbind(), strict=True))

@@ -1,6 +1,6 @@
 """One optimizer step's gradient from its window of batches, in the mode of the plan."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -11,10 +11,19 @@ from torch import Tensor
 
 from diffpref.training.comparison import Prober
 from diffpref.training.engine.gradients import average_over_processes
-from diffpref.training.engine.passes import Outcome, References, Runner, deferred, detached, joint_loss, two_pass
+from diffpref.training.engine.passes import (
+    Outcome,
+    References,
+    Runner,
+    deferred,
+    deferred_forwards,
+    detached,
+    joint_loss,
+    two_pass,
+)
 from diffpref.training.engine.plan import Plan
 from diffpref.training.engine.reference import ReferencePass
-from diffpref.training.engine.rows import Block, Part
+from diffpref.training.engine.rows import Block, Part, chunks
 from diffpref.training.stream import Batch, StepBatch
 from diffpref.types import Backbone, Cond, Errors
 
@@ -46,7 +55,12 @@ class Engine:
     """From a batch's prompts to what the network is conditioned on."""
     plan: Plan
     block: int
-    """Batches whose reference is evaluated together."""
+    """Batches whose reference is evaluated before the policy's first backward."""
+    reference_batch: int
+    """Candidates of one forward of the reference; 0 for the shapes of the policy's own forwards, with which an
+    untrained policy equals the reference to the last bit."""
+    first_batch: int
+    """two-pass: candidates of one forward without a graph."""
     separable: bool
     """Whether the objective's groups are independent of each other."""
     replay: bool
@@ -65,7 +79,7 @@ class Engine:
             idle = not self.inverts and self.reference.knows(keys)
             with nullcontext() if idle else self.reference.loaded():
                 block = Block([self._part(batch) for batch in batches])
-                references = self.reference(block, keys)
+                references = self.reference(block, self._forwards(block), keys)
             outcome = self._gradient(block, references, accumulation, last=left == len(batches))
             found = zip(batches, block.parts, outcome.errors, outcome.losses, outcome.skipped, strict=True)
             for batch, part, errors, loss, skipped in found:
@@ -85,6 +99,18 @@ class Engine:
         with self.accelerator.autocast():
             return Part(self.prober(batch, self.cond(batch.candidates.cond)), batch.candidates.scores)
 
+    def _forwards(self, block: Block) -> list[Sequence[int]]:
+        """The rows of each forward of the reference."""
+        everything = range(len(block.rows))
+        if self.reference_batch:
+            return chunks(everything, self.reference_batch)
+        if self.plan.mode == "joint":
+            parts = [[row for row in everything if block.rows[row][0] == number] for number in range(len(block.parts))]
+            return [rows for rows in parts if rows]
+        if self.plan.mode == "deferred":
+            return [*deferred_forwards(block, self.plan.micro_batch, separable=self.separable)]
+        return chunks(everything, self.plan.micro_batch if self.replay else self.first_batch)
+
     def _gradient(self, block: Block, references: References, accumulation: int, *, last: bool) -> Outcome:
         plan, share = self.plan, 1 / accumulation
         if plan.mode == "joint":
@@ -103,7 +129,7 @@ class Engine:
             block,
             references,
             micro_batch=plan.micro_batch,
-            first_batch=max(self.reference.batch, plan.micro_batch),
+            first_batch=self.first_batch,
             share=share,
             replay=self.replay,
         )
