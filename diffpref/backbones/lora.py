@@ -1,20 +1,31 @@
 """LoRA on a network: attach, switch off for the reference, save so that every reader finds the right scale."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
+from diffpref.backbones.lora_layers import fuse_lora
+
 ADAPTER = "default"
 # The fields that every peft since 0.10 reads; a newer peft's other fields make an older one refuse the file.
 PORTABLE = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_dora", "lora_bias", "peft_type")
 
 
-def attach_lora(network: torch.nn.Module, rank: int, targets: Sequence[str], *, seed: int) -> None:
+def attach_lora(
+    network: torch.nn.Module,
+    rank: int,
+    targets: Sequence[str],
+    *,
+    seed: int,
+    backend: Literal["fused", "peft"] = "fused",
+) -> str:
     """Freeze the network and add trainable LoRA in float32, alpha equal to rank: at step 0 its output is unchanged.
+
+    Returns a line that says which layers are computed by our fused operation and which by peft.
 
     Raises:
         ValueError: a rank below 1, or no layer with one of the target names.
@@ -35,6 +46,7 @@ def attach_lora(network: torch.nn.Module, rank: int, targets: Sequence[str], *, 
         network.add_adapter(config, adapter_name=ADAPTER)  # type: ignore[operator]
     for parameter in trainable(network):
         parameter.data = parameter.data.float()
+    return fuse_lora(network) if backend == "fused" else "LoRA: all layers by peft"
 
 
 def trainable(network: torch.nn.Module) -> list[torch.nn.Parameter]:

@@ -6,8 +6,10 @@ gradient checkpointing, which would raise the peak of live bytes by gigabytes.
 
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from functools import cache
+from typing import Any, no_type_check
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -19,6 +21,8 @@ _NO_KERNEL = frozenset(
     + ["_local_scalar_dense", "is_nonzero", "is_same_size", "sym_size", "sym_stride", "sym_numel", "sym_storage_offset"]
 )
 """Beside views, what the dispatcher sees and no GPU runs."""
+_SAME_FLOPS = {torch.ops.aten.addmm_: torch.ops.aten.addmm}
+"""Operators without a formula of their own in torch, and the one that it has."""
 
 
 class Usage(TorchDispatchMode):
@@ -46,6 +50,7 @@ class Usage(TorchDispatchMode):
         """Forget the peak so far; what is live now stays."""
         self.peak_bytes = self.live_bytes
 
+    @no_type_check
     def _see(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         name, size = storage._cdata, storage.nbytes()
@@ -56,15 +61,18 @@ class Usage(TorchDispatchMode):
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
         weakref.finalize(storage, self._free, name, size).atexit = False
 
+    @no_type_check
     def _free(self, name: int, size: int) -> None:
         self._known.discard(name)
         self.live_bytes -= size
 
+    # Called for every operator: the tests' checks of types would double its time.
+    @no_type_check
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         self.launches += launches_kernel(func)
-        formula = flop_registry.get(func._overloadpacket)
+        formula = flop_registry.get(_SAME_FLOPS.get(func._overloadpacket, func._overloadpacket))
         if formula is not None:
             self.flops += formula(*args, **kwargs, out_val=out)
         given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
@@ -75,6 +83,7 @@ class Usage(TorchDispatchMode):
         return out
 
 
+@cache
 def launches_kernel(func: Any) -> bool:
     """Whether an operator does work on a device, rather than describe the same memory anew or allocate some."""
     schema = func._schema

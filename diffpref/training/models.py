@@ -110,16 +110,16 @@ def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) 
     base_hash = weights_hash(network)
     path = family.load_path(checkpoint_of(config))
     copied = None if lora else frozen_copy(network, dtype)
+    lines = [install_attention(network, attention_setting(config), dtype)]
+    if copied is not None:
+        install_attention(copied, attention_setting(config), dtype)
     if lora:
         targets = settings.lora_target_modules or family.LORA_TARGETS
-        attach_lora(network, settings.rank, targets, seed=config.run.seed)
+        lines.append(attach_lora(network, settings.rank, targets, seed=config.run.seed, backend=settings.lora_backend))
         if settings.adapter_weights is not None:
             load_lora_state(network, adapter_state(settings.adapter_weights, family))
     if config.run.gradient_checkpointing:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
-    line = install_attention(network, attention_setting(config), dtype)
-    if copied is not None:
-        install_attention(copied, attention_setting(config), dtype)
     # Policy and reference must differ by what was learned alone.
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -128,7 +128,7 @@ def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) 
     prepared = accelerator.prepare_model(network)
     policy = family.backbone(prepared, path)
     reference = AdapterOff(family.backbone(network, path), network) if copied is None else family.backbone(copied, path)
-    return Models(network, prepared, policy, reference, path, base_hash, (line,))
+    return Models(network, prepared, policy, reference, path, base_hash, tuple(lines))
 
 
 def free_memory() -> None:

@@ -15,12 +15,7 @@ from torch import Tensor
 
 from diffpref.backbones.attention.choice import Attention as Kernel
 from diffpref.backbones.attention.choice import Setting
-
-
-def _working(x: Tensor) -> Tensor:
-    """x as autocast would cast it in each of the projections that read it: once instead."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+from diffpref.backbones.precision import autocast_dtype
 
 
 def _heads(x: Tensor, layer: Any, norm: torch.nn.Module | None) -> Tensor:
@@ -51,8 +46,11 @@ class UNetAttention:
             hidden_states = hidden_states.flatten(2).transpose(1, 2)
         if attn.group_norm is not None:
             hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-        hidden_states = _working(hidden_states)
-        source = hidden_states if encoder_hidden_states is None else _working(encoder_hidden_states)
+        # As autocast would in each of the projections that read it: once.
+        hidden_states = hidden_states.to(autocast_dtype(hidden_states))
+        source = hidden_states
+        if encoder_hidden_states is not None:
+            source = encoder_hidden_states.to(autocast_dtype(encoder_hidden_states))
         query = _heads(attn.to_q(hidden_states), attn, attn.norm_q)
         key = _heads(attn.to_k(source), attn, attn.norm_k)
         value = _heads(attn.to_v(source), attn, None)
@@ -82,12 +80,12 @@ class JointAttention:
         attention_mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         tokens = hidden_states.shape[1]
-        hidden_states = _working(hidden_states)
+        hidden_states = hidden_states.to(autocast_dtype(hidden_states))
         query = _heads(attn.to_q(hidden_states), attn, attn.norm_q)
         key = _heads(attn.to_k(hidden_states), attn, attn.norm_k)
         value = _heads(attn.to_v(hidden_states), attn, None)
         if encoder_hidden_states is not None:
-            text = _working(encoder_hidden_states)
+            text = encoder_hidden_states.to(autocast_dtype(encoder_hidden_states))
             query = torch.cat([query, _heads(attn.add_q_proj(text), attn, attn.norm_added_q)], dim=1)
             key = torch.cat([key, _heads(attn.add_k_proj(text), attn, attn.norm_added_k)], dim=1)
             value = torch.cat([value, _heads(attn.add_v_proj(text), attn, None)], dim=1)

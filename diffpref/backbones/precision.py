@@ -1,0 +1,16 @@
+"""The precision that a layer computes in: its weights', or that of autocast."""
+
+import torch
+from torch import Tensor
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype:
+    """What autocast makes of the tensor where a linear layer reads it: its own dtype without autocast."""
+    kind = tensor.device.type
+    try:
+        enabled = torch.is_autocast_enabled(kind)
+    except RuntimeError:
+        # A device that autocast does not know, such as meta.
+        return tensor.dtype
+    # It leaves float64 alone.
+    return torch.get_autocast_dtype(kind) if enabled and tensor.dtype != torch.float64 else tensor.dtype
