@@ -1,7 +1,7 @@
 """The errors, their differences and the gradient as Triton kernels; `diffpref.kernels.error` says what they compute.
 
 A row is cut into blocks, one program each, whose sums a second kernel adds up: always in the same order, so the same
-inputs give the same bits.
+inputs give the same bits. `share` is 1 / elements: Triton's own division of float32 is not rounded correctly.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -37,7 +37,7 @@ def _sums(F, R, Y, SUMS, elements, blocks, HAS_REFERENCE: tl.constexpr, BLOCK: t
 
 @triton.jit
 @no_type_check
-def _means(SUMS, W, ERROR, DIFFERENCE, elements, blocks, group, HAS_REFERENCE: tl.constexpr, BLOCK: tl.constexpr):
+def _means(SUMS, W, ERROR, DIFFERENCE, share, blocks, group, HAS_REFERENCE: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     squared = tl.zeros([BLOCK], tl.float32)
     apart = tl.zeros([BLOCK], tl.float32)
@@ -47,23 +47,23 @@ def _means(SUMS, W, ERROR, DIFFERENCE, elements, blocks, group, HAS_REFERENCE: t
         squared += tl.load(sums, mask=block < blocks, other=0)
         if HAS_REFERENCE:
             apart += tl.load(sums + 1, mask=block < blocks, other=0)
-    weight = tl.load(W + row // group).to(tl.float32)
-    error = tl.sum(squared, axis=0) / elements * weight
+    weight = tl.load(W + row // group).to(tl.float32) * share
+    error = tl.sum(squared, axis=0) * weight
     tl.store(ERROR + row, error)
     if HAS_REFERENCE:
-        error = tl.sum(apart, axis=0) / elements * weight
+        error = tl.sum(apart, axis=0) * weight
     tl.store(DIFFERENCE + row, error)
 
 
 @triton.jit
 @no_type_check
-def _gradient(F, Y, W, TO_ERROR, TO_DIFFERENCE, GRADIENT, elements, group, BLOCK: tl.constexpr):
+def _gradient(F, Y, W, TO_ERROR, TO_DIFFERENCE, GRADIENT, elements, share, group, BLOCK: tl.constexpr):
     row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column = block * BLOCK + tl.arange(0, BLOCK)
     inside = column < elements
     at = row * elements + column
     incoming = tl.load(TO_ERROR + row).to(tl.float32) + tl.load(TO_DIFFERENCE + row).to(tl.float32)
-    factor = 2 * tl.load(W + row // group).to(tl.float32) * incoming / elements
+    factor = 2 * share * tl.load(W + row // group).to(tl.float32) * incoming
     residual = tl.load(F + at, mask=inside).to(tl.float32) - tl.load(Y + at, mask=inside).to(tl.float32)
     tl.store(GRADIENT + at, factor * residual, mask=inside)
 
@@ -85,7 +85,9 @@ def forward(prediction: Tensor, reference: Tensor | None, target: Tensor, weight
     other = prediction if reference is None else reference.contiguous()
     with on_device_of(prediction):
         _sums[(rows, blocks)](prediction, other, target, sums, elements, blocks, has_reference, BLOCK)
-        _means[(rows,)](sums, weight, error, difference, elements, blocks, rows // len(weight), has_reference, BLOCK)
+        _means[(rows,)](
+            sums, weight, error, difference, 1 / elements, blocks, rows // len(weight), has_reference, BLOCK
+        )
     return error, difference
 
 
@@ -95,7 +97,7 @@ def backward(prediction: Tensor, target: Tensor, weight: Tensor, to_error: Tenso
     elements = prediction.numel() // rows
     gradient = torch.empty_like(prediction, memory_format=torch.contiguous_format)
     inputs = [each.contiguous() for each in (prediction, target, weight, to_error, to_difference)]
-    sizes = {"elements": elements, "group": rows // len(weight), "BLOCK": BLOCK}
+    sizes = {"elements": elements, "share": 1 / elements, "group": rows // len(weight), "BLOCK": BLOCK}
     with on_device_of(prediction):
         _gradient[(rows, triton.cdiv(elements, BLOCK))](*inputs, GRADIENT=gradient, **sizes)
     return gradient
