@@ -37,12 +37,13 @@ def separable(objective: Objective, scores: Float[Tensor, "b k"]) -> bool:
     All objectives here are; one that normalizes over the batch is not, and its groups must not be cut apart."""
     b, k = scores.shape
     draws = torch.Generator().manual_seed(0)
-    drawn = [1 + torch.randn(b, k, generator=draws, dtype=torch.float64).to(scores.device) / 1000 for _ in range(2)]
-    errors = Errors(drawn[0], drawn[1])
-    loss, slopes = coefficients(objective, errors, scores)
-    for group in range(b):
-        one = slice(group, group + 1)
-        alone, slope = coefficients(objective, Errors(errors.policy[one], errors.reference[one]), scores[one])
-        if not (torch.allclose(alone, loss[one]) and torch.allclose(slope, slopes[one])):
-            return False
+    # Differences that leave a sigmoid at beta 5000 in its middle, and some that do at beta 1.
+    for scale in (1e-3, 1.0):
+        policy, reference = (torch.rand(b, k, generator=draws).to(scores.device) * scale + 1 for _ in range(2))
+        loss, slopes = coefficients(objective, Errors(policy, reference), scores)
+        for group in range(b):
+            one = slice(group, group + 1)
+            alone, slope = coefficients(objective, Errors(policy[one], reference[one]), scores[one])
+            if not (torch.allclose(alone, loss[one], 1e-4) and torch.allclose(slope, slopes[one], 1e-4)):
+                return False
     return True

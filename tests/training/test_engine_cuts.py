@@ -1,0 +1,131 @@
+"""What micro-batches may cut: skipped candidates, groups that belong together, pictures in several pairs."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from diffpref.objectives import D3PO, DPO, RankDPO
+from diffpref.training.engine.head import coefficients, separable
+from diffpref.training.engine.passes import deferred, two_pass
+from diffpref.training.engine.rows import Block, Part
+from diffpref.types import Errors
+from tests.training.engine_world import CASES, World, part, references, world
+from tests.training.test_engine_modes import autograd, relative
+
+CLIPPED = D3PO(beta=0.1, clip=0.1, clip_style="clamp")
+
+
+def test_zero_coefficients_are_skipped_and_counted() -> None:
+    """A ratio outside D3PO's clip has no gradient; the rest of the gradient is what it was."""
+    w = world("sdxl")
+    # Scores that tie in the first batch's second group.
+    parts = [part(w, 3, 2, seed, steps=True, scores=torch.tensor([[1.0, 0], [1, 1], [0, 1]])) for seed in range(2)]
+    block = Block(parts)
+    known, runner = references(w, block), w.runner(CLIPPED)
+    expected = w.gradient(lambda: autograd(w, CLIPPED, parts))
+    outcomes, forwards = [], []
+    count_rows(w, forwards)
+    found = w.gradient(
+        lambda: outcomes.append(two_pass(runner, block, known, micro_batch=1, first_batch=12, share=0.5))
+    )
+    assert relative(found, expected) < 1e-12
+    zero = []
+    for one, errors in zip(parts, outcomes[0].errors, strict=True):
+        outside = errors.log_ratio.abs() > torch.log1p(torch.tensor(0.1))
+        zero.append(outside | (one.scores[:, :1] == one.scores[:, 1:]))
+    for skipped, none in zip(outcomes[0].skipped, zero, strict=True):
+        torch.testing.assert_close(skipped, none.float().mean(1))
+    left = sum(int((~none).sum()) for none in zero)
+    assert 0 < left < 12, "some are inside the clip and some outside"
+    assert forwards == [12] + [1] * left
+
+
+def count_rows(w: World, forwards: list[int]) -> None:
+    w.network.register_forward_hook(lambda module, given, found: forwards.append(len(given[0])))
+
+
+def test_gradients_are_zero_and_not_missing_where_everything_is_skipped() -> None:
+    w = world("sdxl")
+    parts = [part(w, 2, 2, 0, scores=torch.ones(2, 2))]
+    block, runner = Block(parts), w.runner(DPO(beta=30.0))
+    known, outcomes = references(w, block), []
+    found = w.gradient(lambda: outcomes.append(two_pass(runner, block, known, micro_batch=1, first_batch=4, share=1.0)))
+    assert len(found) == sum(p.numel() for p in w.parameters) and not found.any()
+    assert outcomes[0].skipped[0].tolist() == [0.5, 1.0]
+
+
+@dataclass(frozen=True)
+class Standardized:
+    """An objective whose groups depend on each other: margins are divided by their mean size over the batch."""
+
+    def __call__(self, errors: Errors, scores: torch.Tensor) -> torch.Tensor:
+        margin = errors.log_ratio[:, 0] - errors.log_ratio[:, 1]
+        return -torch.nn.functional.logsigmoid(margin / (0.01 + margin.abs().mean()))
+
+
+@pytest.mark.parametrize("micro", [1, 3])
+def test_groups_that_depend_on_each_other_stay_together(micro: int) -> None:
+    w, objective = world("sdxl"), Standardized()
+    parts = [part(w, 3, 2, seed) for seed in range(2)]
+    block, runner = Block(parts), w.runner(objective)
+    known = references(w, block)
+    expected = w.gradient(lambda: autograd(w, objective, parts))
+    for mode in (
+        lambda: deferred(runner, block, known, micro_batch=micro, share=0.5, separable=False),
+        lambda: two_pass(runner, block, known, micro_batch=micro, first_batch=8, share=0.5),
+    ):
+        assert relative(w.gradient(mode), expected) < 1e-12
+    wrong = w.gradient(lambda: deferred(runner, block, known, micro_batch=2, share=0.5, separable=True))
+    assert not relative(wrong, expected) < 1e-3
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_our_objectives_groups_are_independent(name: str) -> None:
+    case = CASES[name]
+    scores = case.parts(world("sdxl"), case.sizes[0])[0].scores
+    assert separable(case.objective, scores)
+    assert not separable(Standardized(), torch.rand(3, 2))
+
+
+def test_coefficients_are_finite_differences() -> None:
+    generator = torch.Generator().manual_seed(0)
+    policy, reference = (1 + 0.1 * torch.rand(2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    scores, objective = torch.tensor([[0.1, 0.5, 0.9], [0.7, 0.7, 0.2]]), RankDPO(beta=10.0)
+
+    def loss(errors: torch.Tensor, *, apart: bool) -> float:
+        given = Errors(errors, reference, errors - reference) if apart else Errors(errors, reference)
+        return float(objective(given, scores).sum())
+
+    for apart in (False, True):
+        _, slopes = coefficients(objective, Errors(policy, reference, policy - reference if apart else None), scores)
+        for group in range(2):
+            for candidate in range(3):
+                step = torch.zeros_like(policy)
+                step[group, candidate] = 1e-6
+                rise = (loss(policy + step, apart=apart) - loss(policy - step, apart=apart)) / 2e-6
+                assert float(slopes[group, candidate]) == pytest.approx(rise, rel=1e-6, abs=1e-8)
+
+
+def test_a_picture_in_several_pairs_runs_once() -> None:
+    """All pairs of four chains at one step: four candidates, not twelve, and the gradient of the six losses."""
+    w, objective = world("sdxl"), replace(CLIPPED, clip_style="none")
+    whole = part(w, 1, 4, 0, steps=True)
+    pairs = [(i, j) for i in range(4) for j in range(i + 1, 4)]
+    parts = []
+    for i, j in pairs:
+        probe = replace(whole.probe, x_t=whole.probe.x_t[:, [i, j]], target=whole.probe.target[:, [i, j]])
+        parts.append(Part(probe, torch.tensor([[1.0, -1.0]]), (f"chain {i}", f"chain {j}")))
+    block, runner = Block(parts), w.runner(objective)
+    assert len(block.rows) == 4 and len(Block([replace(p, keys=()) for p in parts]).rows) == 12
+    expected = w.gradient(lambda: autograd(w, objective, parts))
+    known, forwards = references(w, block), []
+    count_rows(w, forwards)
+    for mode, runs in (
+        (lambda: deferred(runner, block, known, micro_batch=1, share=1 / 6, separable=True), [1] * 4),
+        (lambda: deferred(runner, block, known, micro_batch=4, share=1 / 6, separable=True), [4]),
+        (lambda: two_pass(runner, block, known, micro_batch=2, first_batch=8, share=1 / 6), [4, 2, 2]),
+    ):
+        forwards.clear()
+        assert relative(w.gradient(mode), expected) < 1e-12
+        assert forwards == runs
