@@ -1,8 +1,8 @@
 """Makes code that was written for a GPU run on meta tensors: fused attention, autocast, and values read as ones."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, no_type_check
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,8 @@ def _fused_attention(
 class _ReadAsOnes(TorchDispatchMode):
     """A value that the host reads from a meta tensor is one, and a copy to another device is full of ones."""
 
+    # Called for every operator: the tests' checks of types would double its time.
+    @no_type_check
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         given = args[0] if args else None
@@ -52,27 +54,32 @@ class _ReadAsOnes(TorchDispatchMode):
 def as_on_a_gpu() -> Iterator[None]:
     """Inside, meta tensors take the path that a GPU's would take."""
     # Not a function mode: one is off inside `backward`, where gradient checkpointing runs the layers again.
-    with _replaced(scaled_dot_product_attention=_fused_attention), _ReadAsOnes():
+    with _replaced(F, scaled_dot_product_attention=_fused_attention), _autocast_is(None), _ReadAsOnes():
         yield
 
 
+Region = Callable[[], AbstractContextManager[None]]
+
+
 @contextmanager
-def autocast(dtype: torch.dtype) -> Iterator[None]:
+def autocast(dtype: torch.dtype) -> Iterator[Region]:
     """What `torch.autocast("cuda", dtype)` does to these networks, for meta tensors, which it does not know.
 
-    Matrix products, convolutions and attention run in `dtype`, and trained weights are cast once for all calls inside;
-    normalizations and squared errors run in float32. The tests compare it with the real one's effect."""
-    casts: dict[int, Tensor] = {}
+    Matrix products, convolutions and attention run in `dtype`; normalizations and squared errors in float32. Yields the
+    context of one use of autocast, in which a trained weight is cast once. Outside those, such as where gradient
+    checkpointing runs a layer again in the backward pass, the same rules hold and every use is cast anew. The tests
+    compare what autograd saves with torch's own."""
+    regions: list[dict[int, Tensor]] = []
 
     def half(value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == dtype:
             return value
-        if not (value.is_leaf and value.requires_grad):
+        if not (regions and value.is_leaf and value.requires_grad):
             return value.to(dtype)
         # As autocast's own cache, which keeps casts of trained weights alone.
-        if id(value) not in casts:
-            casts[id(value)] = value.to(dtype)
-        return casts[id(value)]
+        if id(value) not in regions[-1]:
+            regions[-1][id(value)] = value.to(dtype)
+        return regions[-1][id(value)]
 
     def single(value: Any) -> Any:
         return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -83,20 +90,39 @@ def autocast(dtype: torch.dtype) -> Iterator[None]:
 
         return call
 
+    @contextmanager
+    def region() -> Iterator[None]:
+        regions.append({})
+        try:
+            yield
+        finally:
+            regions.pop()
+
+    functions = {name: cast(getattr(F, name), half) for name in ("linear", "conv2d", "scaled_dot_product_attention")}
+    functions |= {name: cast(getattr(F, name), single) for name in ("layer_norm", "group_norm", "mse_loss")}
+    with _replaced(F, **functions), _autocast_is(dtype):
+        yield region
+
+
+@contextmanager
+def _autocast_is(dtype: torch.dtype | None) -> Iterator[None]:
+    """What torch says about autocast on meta tensors, by itself an error."""
+    enabled, of = torch.is_autocast_enabled, torch.get_autocast_dtype
     with _replaced(
-        **{name: cast(getattr(F, name), half) for name in ("linear", "conv2d", "scaled_dot_product_attention")},
-        **{name: cast(getattr(F, name), single) for name in ("layer_norm", "group_norm", "mse_loss")},
+        torch,
+        is_autocast_enabled=lambda kind=None: dtype is not None if kind == "meta" else enabled(*filter(None, [kind])),
+        get_autocast_dtype=lambda kind: dtype if kind == "meta" else of(kind),
     ):
         yield
 
 
 @contextmanager
-def _replaced(**functions: Callable[..., Any]) -> Iterator[None]:
-    before = {name: getattr(F, name) for name in functions}
+def _replaced(module: Any, **functions: Callable[..., Any]) -> Iterator[None]:
+    before = {name: getattr(module, name) for name in functions}
     for name, function in functions.items():
-        setattr(F, name, function)
+        setattr(module, name, function)
     try:
         yield
     finally:
         for name, function in before.items():
-            setattr(F, name, function)
+            setattr(module, name, function)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diffpref.counting.counters import Usage
 from diffpref.counting.meta import as_on_a_gpu, autocast
@@ -85,7 +86,7 @@ def test_autocast_saves_what_torch_s_own_saves(
     with torch.device("meta"):
         block = small()
     x = torch.empty(2, 4, 8, 8, device="meta").requires_grad_()
-    with as_on_a_gpu(), autocast(torch.bfloat16):
+    with as_on_a_gpu(), autocast(torch.bfloat16) as region, region():
         ours = saved_by(block, x)
 
     attention = torch.ops.aten._scaled_dot_product_efficient_attention
@@ -103,15 +104,26 @@ def test_autocast_saves_what_torch_s_own_saves(
     assert ours == theirs
 
 
+def test_checkpointing_runs_layers_again_under_the_same_rules() -> None:
+    layer = nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 16)).to("meta", torch.bfloat16)
+    x = torch.empty(2, 16, device="meta").requires_grad_()
+    with as_on_a_gpu(), autocast(torch.bfloat16) as region:
+        with region():
+            y = checkpoint(layer, x, use_reentrant=False)
+        assert isinstance(y, Tensor)
+        y.sum().backward()
+    assert x.grad is not None and x.grad.dtype == torch.float32
+
+
 def test_a_trained_weight_is_cast_once() -> None:
     layer = nn.Linear(16, 16, bias=False, device="meta")
     x = torch.empty(2, 16, device="meta", dtype=torch.bfloat16)
-    with as_on_a_gpu(), Usage() as usage, autocast(torch.bfloat16):
+    with as_on_a_gpu(), Usage() as usage, autocast(torch.bfloat16) as region, region():
         layer(x)
         layer(x)
         assert usage.launches == 3
     layer.requires_grad_(False)
-    with as_on_a_gpu(), Usage() as usage, autocast(torch.bfloat16):
+    with as_on_a_gpu(), Usage() as usage, autocast(torch.bfloat16) as region, region():
         layer(x)
         layer(x)
     assert usage.launches == 4

@@ -1,0 +1,122 @@
+"""Counts that were made before: the shipped ones of the built-in architectures, and those of earlier calls.
+
+The shipped file is made by `python -m diffpref.counting.ship`.
+"""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from diffpref import atomic
+from diffpref.counting.steps import Count, Ready, Setup, count_step, graph_bytes, make_ready
+from diffpref.data.cache import content_key
+from diffpref.training.environment import versions
+
+SHIPPED = Path(__file__).parent / "counts.json"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a setup costs."""
+
+    parameters: int
+    """Of the network, without the adapter."""
+    trained: int
+    candidate: int
+    """Bytes of one candidate's graph."""
+    joint: Count
+    """Of all groups in one graph."""
+    deferred: Count
+    """Of one pair, one candidate in a graph."""
+    two_pass: Count
+
+    def step(self, mode: str, groups: int, k: int) -> Count:
+        """A step of the given size in a mode, one candidate in a graph where it is cut.
+
+        The pair's count scales: every candidate costs the same FLOPs, and a list has a scratch for each candidate but
+        the last. Launches are those of single candidates, of which the reference's are fewer in a batch."""
+        if mode == "joint":
+            return self.joint
+        pair = self.deferred if mode == "deferred" else self.two_pass
+        more = 4 * self.trained * (k - 2) if mode == "deferred" else 0
+        candidates = groups * k
+        return Count(pair.flops * candidates // 2, pair.launches * candidates // 2, pair.peak_bytes + more)
+
+
+def facts(setup: Setup, groups: int, k: int) -> Facts:
+    """The facts of a setup, counted where nobody did before; a full-size network takes about a minute."""
+    return Facts(
+        **_kept(setup, "size"),
+        candidate=_kept(setup, "graph")["bytes"],
+        joint=Count(**_kept(setup, "joint", groups, k)),
+        deferred=Count(**_kept(setup, "deferred", 1, 2)),
+        two_pass=Count(**_kept(setup, "two-pass", 1, 2)),
+    )
+
+
+def _kept(setup: Setup, what: str, *size: int) -> dict[str, Any]:
+    key = key_of(setup, what, *size)
+    found = shipped().get(key)
+    if found is not None:
+        return found
+    file = _folder() / f"{content_key(key, json.dumps(versions(), sort_keys=True))}.json"
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        found = count(setup, what, *size)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(file, found)
+    except OSError:
+        # A home that cannot be written to costs the count of the next call, nothing else.
+        pass
+    return found
+
+
+def count(setup: Setup, what: str, *size: int) -> dict[str, Any]:
+    """One count of a setup: its "size", the "graph" of a candidate, or a step in a mode of (groups, candidates)."""
+    ready = _ready(setup)
+    if what == "graph":
+        return {"bytes": graph_bytes(ready)}
+    if what == "size":
+        trained = sum(p.numel() for p in ready.parameters)
+        total = sum(p.numel() for p in ready.network.parameters())
+        return {"parameters": total - (trained if setup.adapter == "lora" else 0), "trained": trained}
+    groups, k = size
+    return dataclasses.asdict(count_step(ready, what, groups=groups, k=k))
+
+
+def key_of(setup: Setup, what: str, *size: int) -> str:
+    """The name of a count: equal for setups that cost the same."""
+    described: dict[str, Any] = dataclasses.asdict(setup)
+    # The name and the encoders change nothing.
+    described["architecture"] = [setup.architecture.pipeline, dict(setup.architecture.network)]
+    described["text_tokens"] = setup.text_tokens or setup.architecture.text_lengths
+    return content_key(json.dumps([described, what, *size], sort_keys=True))
+
+
+_LAST: dict[str, Ready] = {}
+
+
+def _ready(setup: Setup) -> Ready:
+    """The setup's network; the last one stays, because several counts of it are asked for one after another."""
+    name = key_of(setup, "")
+    if name not in _LAST:
+        _LAST.clear()
+        _LAST[name] = make_ready(setup)
+    return _LAST[name]
+
+
+@lru_cache(maxsize=1)
+def shipped() -> dict[str, Any]:
+    """The counts that came with the package."""
+    return json.loads(SHIPPED.read_text()) if SHIPPED.is_file() else {}
+
+
+def _folder() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(home) / "diffpref" / "counts"

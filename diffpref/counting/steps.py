@@ -1,0 +1,188 @@
+"""One training step on meta tensors, counted: ours, by the functions that train, and the published scripts' order."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffpref.backbones.attention.processors import install_attention
+from diffpref.backbones.guidance import guided
+from diffpref.backbones.lora import attach_lora, trainable
+from diffpref.backbones.reference import AdapterOff, frozen_copy
+from diffpref.counting.architectures import Architecture
+from diffpref.counting.counters import Usage
+from diffpref.counting.meta import Region, as_on_a_gpu, autocast
+from diffpref.counting.networks import Shape, build_network, family_of, meta_backbone, meta_probe, shape_of
+from diffpref.counting.peers import attach_stock_lora, peer_step
+from diffpref.errors import model_error
+from diffpref.objectives import DPO, RankDPO
+from diffpref.training.engine.build import FIRST_BATCH
+from diffpref.training.engine.passes import References, Runner, deferred, deferred_forwards, joint_loss, two_pass
+from diffpref.training.engine.reference import ReferencePass
+from diffpref.training.engine.rows import Block, Part, chunks
+from diffpref.types import Backbone, Objective, Probe
+
+MODES = ("joint", "deferred", "two-pass")
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+BETA = 5000.0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A network and how it is trained: all that its counts depend on, beside the size of a batch."""
+
+    architecture: Architecture
+    resolution: int
+    adapter: str = "lora"
+    rank: int = 64
+    targets: tuple[str, ...] = ()
+    checkpointing: bool = False
+    precision: str = "bf16"
+    text_tokens: int | None = None
+    guidance: float = 1.0
+    """Classifier-free guidance in the loss; other than 1 it doubles every forward."""
+    autocast: bool = True
+    """The loop's autocast over weights that are in half precision already."""
+    stock: bool = False
+    """peft's LoRA and diffusers' attention, as the published scripts have them."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return DTYPES[self.precision]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The setup's network on meta tensors, with its adapter and its reference."""
+
+    setup: Setup
+    network: torch.nn.Module
+    policy: Backbone
+    reference: Backbone
+    parameters: Sequence[torch.nn.Parameter]
+    shape: Shape
+
+    def autocast(self) -> AbstractContextManager[Region]:
+        """The precision that the loop runs the network under."""
+        off = self.setup.precision == "no" or not self.setup.autocast
+        return nullcontext(nullcontext) if off else autocast(self.setup.dtype)
+
+    def probe(self, groups: int, k: int) -> Probe:
+        """A batch on meta tensors: in float32 where autocast casts it, as the loop has it."""
+        cast = self.setup.autocast or self.setup.precision == "no"
+        return meta_probe(self.shape, groups, k, torch.float32 if cast else self.setup.dtype)
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a step costs."""
+
+    flops: int
+    launches: int
+    peak_bytes: int
+    """Above the network's own weights and the reference's: adapter, gradients, scratches and graphs."""
+
+
+def make_ready(setup: Setup) -> Ready:
+    """The network of a setup, ready to train; raises ValueError for a network that cannot be counted."""
+    family = family_of(setup.architecture)
+    lora = setup.adapter == "lora"
+    targets = setup.targets or tuple(family.LORA_TARGETS)
+    if lora and not targets:
+        raise ValueError(f"{setup.architecture.name} is trained as a whole, without LoRA: set adapter: full.")
+    network = build_network(setup.architecture.network, setup.dtype if lora else torch.float32)
+    if not setup.stock:
+        install_attention(network, "auto", setup.dtype)
+    if not lora:
+        copied = frozen_copy(network, setup.dtype)
+        install_attention(copied, "auto", setup.dtype)
+        reference = meta_backbone(setup.architecture, copied)
+    elif setup.stock:
+        attach_stock_lora(network, setup.rank, targets)
+    else:
+        attach_lora(network, setup.rank, targets, seed=0)
+    if setup.checkpointing:
+        network.enable_gradient_checkpointing()  # type: ignore[operator]
+    policy = meta_backbone(setup.architecture, network)
+    if lora:
+        reference = AdapterOff(policy, network)
+    shape = shape_of(setup.architecture, setup.resolution, setup.text_tokens)
+    if setup.guidance != 1:
+        prompts = {name: size for name, size in shape.cond.items() if name != "time_ids"}
+        empty = {name: torch.empty((1, *size), device="meta") for name, size in prompts.items()}
+        policy, reference = (guided(model, setup.guidance, empty) for model in (policy, reference))
+    return Ready(setup, network, policy, reference, trainable(network), shape)
+
+
+def count_step(ready: Ready, mode: str, *, groups: int = 1, k: int = 2, micro_batch: int = 1) -> Count:
+    """A whole step of ours: reference, loss, gradients.
+
+    Args:
+        micro_batch: candidates of one graph, in the modes that cut.
+    """
+    objective: Objective = DPO(BETA) if k == 2 else RankDPO(BETA)
+
+    def step(region: Region) -> None:
+        block = Block([Part(ready.probe(groups, k), torch.empty(groups, k, device="meta"))])
+        rows = range(groups * k)
+        forwards: dict[str, list[Sequence[int]]] = {
+            "joint": [rows],
+            "deferred": [*deferred_forwards(block, micro_batch, separable=True)],
+            "two-pass": chunks(rows, FIRST_BATCH),
+        }
+        found: References = ReferencePass(ready.reference, region)(block, forwards[mode])
+        if mode == "joint":
+            with region():
+                _, loss = joint_loss(ready.policy, objective, block.parts[0], found, rows)
+                loss.mean().backward()
+            return
+        runner = Runner(ready.policy, ready.parameters, objective, region)
+        if mode == "deferred":
+            deferred(runner, block, found, micro_batch=micro_batch, share=1.0, separable=True)
+        else:
+            two_pass(runner, block, found, micro_batch=micro_batch, first_batch=FIRST_BATCH, share=1.0)
+
+    return _counted(ready, step)
+
+
+def count_peer(ready: Ready, *, pairs: int = 1, extra: Callable[[], object] | None = None) -> Count:
+    """A step in the order of the published scripts.
+
+    Args:
+        extra: what they run beside it at every step, such as the encoders.
+    """
+
+    def step(region: Region) -> None:
+        probe = ready.probe(pairs, 2)
+        if extra is not None:
+            extra()
+        with region():
+            peer_step(ready.network, ready.policy, probe, BETA)
+
+    return _counted(ready, step)
+
+
+def graph_bytes(ready: Ready, candidates: int = 1) -> int:
+    """Bytes that the graph of some candidates holds between their forward and their backward."""
+    with as_on_a_gpu(), Usage() as usage, ready.autocast() as region, region():
+        error: Tensor = model_error(ready.policy, ready.probe(1, candidates))
+        held = usage.live_bytes
+    del error
+    return held
+
+
+def _counted(ready: Ready, step: Callable[[Region], None]) -> Count:
+    for parameter in ready.parameters:
+        parameter.grad = None
+    usage = Usage()
+    if ready.setup.adapter == "lora":
+        usage.hold(ready.parameters)
+    with as_on_a_gpu(), usage, ready.autocast() as region:
+        step(region)
+    count = Count(usage.flops, usage.launches, usage.peak_bytes)
+    for parameter in ready.parameters:
+        parameter.grad = None
+    return count

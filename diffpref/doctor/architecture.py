@@ -1,0 +1,70 @@
+"""The architecture that a config names: a local folder's, the hub cache's or a built-in one; nothing is downloaded."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffpref.backbones import FAMILIES
+from diffpref.config import TrainConfig
+from diffpref.counting.architectures import BUILT_IN, Architecture
+
+COMPONENTS = ("unet", "transformer")
+
+
+def architecture_of(config: TrainConfig) -> Architecture:
+    """The architecture of the config's base model.
+
+    Raises:
+        ValueError: an unknown one, or a folder that is no supported pipeline.
+    """
+    name = config.model.pretrained_model_name_or_path
+    if not name:
+        raise ValueError("pretrained_model_name_or_path is empty: give a pipeline folder or a name on the hub.")
+    folder = Path(name) if Path(name).is_dir() else _cached(name, config.model.revision)
+    if folder is not None:
+        return read_architecture(folder, name)
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    raise ValueError(
+        f"{name}: unknown architecture. It is no folder here and not in the hub's cache, and doctor downloads nothing. "
+        f"Known without their files are {', '.join(BUILT_IN)}; for another one run `hf download {name}` first."
+    )
+
+
+def read_architecture(folder: Path, name: str) -> Architecture:
+    """The architecture of a pipeline's folder, of which only the small JSON files are needed."""
+    index = _json(folder / "model_index.json", name)
+    pipeline = index.get("_class_name", "")
+    if pipeline not in FAMILIES:
+        raise ValueError(f"{name} is a {pipeline}; supported pipelines are {', '.join(FAMILIES)}.")
+    component = next((part for part in COMPONENTS if part in index), COMPONENTS[0])
+    network = _json(folder / component / "config.json", name)
+    encoders = [_json(file, name) for file in sorted(folder.glob("text_encoder*/config.json"))]
+    lengths = tuple(encoder.get("max_position_embeddings", 0) for encoder in encoders)
+    return Architecture(name, pipeline, network, None, tuple(encoders), lengths)
+
+
+def text_tokens(config: TrainConfig, architecture: Architecture) -> int | None:
+    """Tokens of the prompt as the network sees it; None for the architecture's own number."""
+    if architecture.pipeline == "StableDiffusion3Pipeline":
+        return architecture.text_lengths[0] + config.model.max_sequence_length
+    return None
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    index = try_to_load_from_cache(name, "model_index.json", revision=revision)
+    if not isinstance(index, str):
+        return None
+    folder = Path(index).parent
+    return folder if any((folder / part / "config.json").is_file() for part in COMPONENTS) else None
+
+
+def _json(file: Path, name: str) -> Mapping[str, Any]:
+    if not file.is_file():
+        raise ValueError(f"{name} is no diffusers pipeline: it has no {'/'.join(file.parts[-2:])}.")
+    return json.loads(file.read_text())

@@ -1,0 +1,162 @@
+"""What a training run needs: bytes of weights, gradients, optimizer and activations, FLOPs, and the mode that fits."""
+
+from dataclasses import dataclass, replace
+
+from diffpref.config import TrainConfig
+from diffpref.counting.kept import Facts, facts
+from diffpref.counting.steps import MODES, Setup
+from diffpref.doctor.architecture import architecture_of, text_tokens
+from diffpref.training.engine.build import STATES
+from diffpref.training.engine.memory import GIB, KEPT_FREE
+from diffpref.training.engine.plan import TRANSIENT, Plan, Work, choose
+from diffpref.training.source import candidates_of
+
+LIST = 4
+"""Pictures of a list where only the data knows; RankDPO's paper has 4."""
+HALF = {"no": 4, "fp16": 2, "bf16": 2}
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way to compute a step."""
+
+    name: str
+    checkpointing: bool
+    bytes: int
+    """Graphs and scratches at the peak, one candidate in a graph where the mode cuts."""
+    flops: int
+    """Of one group: reference, forward and backward."""
+    launches: int
+    """Operators of one batch."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run needs, in bytes unless said otherwise."""
+
+    model: str
+    method: str
+    resolution: int
+    groups: int
+    candidates: int
+    """In a group."""
+    accumulation: int
+    parameters: int
+    trained: int
+    weights: int
+    adapter: int
+    reference: int
+    gradients: int
+    optimizer: int
+    ema: int
+    modes: tuple[Mode, ...]
+    work: Work
+    inversion: str
+    """Forwards that the probe adds, for people; empty where it adds none."""
+
+    @property
+    def resident(self) -> int:
+        """All that is held whatever the mode."""
+        return self.weights + self.adapter + self.reference + self.gradients + self.optimizer + self.ema
+
+    def mode(self, name: str, *, checkpointing: bool) -> Mode:
+        """The counts of a mode."""
+        return next(m for m in self.modes if m.name == name and m.checkpointing == checkpointing)
+
+
+def setup_of(config: TrainConfig) -> Setup:
+    """What the counts of a run depend on, without checkpointing."""
+    architecture = architecture_of(config)
+    return Setup(
+        architecture,
+        config.data.resolution,
+        config.adapter.adapter,
+        config.adapter.rank if config.adapter.adapter == "lora" else 0,
+        config.adapter.lora_target_modules,
+        precision=config.run.mixed_precision,
+        text_tokens=text_tokens(config, architecture),
+        guidance=config.comparison.train_guidance_scale,
+    )
+
+
+def candidates(config: TrainConfig) -> int:
+    """Pictures of a group."""
+    return LIST if candidates_of(config) == "lists" else 2
+
+
+def needs_of(config: TrainConfig) -> Needs:
+    """What the run needs; counting a full-size network that is not built in takes about a minute.
+
+    Raises:
+        ValueError: an unknown architecture, or settings that it cannot be trained with.
+    """
+    setup, groups, k = setup_of(config), config.optimization.train_batch_size, candidates(config)
+    found = {
+        checkpointing: facts(replace(setup, checkpointing=checkpointing), groups, k) for checkpointing in (False, True)
+    }
+    plain, lora = found[False], config.adapter.adapter == "lora"
+    size = HALF[config.run.mixed_precision]
+    resident = config.engine.reference_memory == "resident"
+    kept = (plain.trained if lora else 0) * 4
+    modes = tuple(
+        _mode(name, checkpointing, found[checkpointing], groups, k, kept) for checkpointing in found for name in MODES
+    )
+    return Needs(
+        model=setup.architecture.name,
+        method=type(config.objective).__name__,
+        resolution=config.data.resolution,
+        groups=groups,
+        candidates=k,
+        accumulation=config.optimization.gradient_accumulation_steps,
+        parameters=plain.parameters,
+        trained=plain.trained,
+        # All weights are trained in float32; a base under LoRA is held as it computes.
+        weights=plain.parameters * (size if lora else 4),
+        adapter=kept,
+        reference=0 if lora or not resident else plain.parameters * size,
+        gradients=plain.trained * 4,
+        optimizer=plain.trained * STATES[config.optimization.optimizer],
+        ema=plain.trained * 4 if config.adapter.use_ema else 0,
+        modes=modes,
+        work=Work(plain.candidate, found[True].candidate, plain.trained * 4, groups, k, lora),
+        inversion=_inversion(config),
+    )
+
+
+def _mode(name: str, checkpointing: bool, found: Facts, groups: int, k: int, kept: int) -> Mode:
+    count = found.step(name, groups, k)
+    graphs = max(count.peak_bytes - kept - 4 * found.trained, 0)
+    return Mode(name, checkpointing, graphs, count.flops // groups, count.launches)
+
+
+def _inversion(config: TrainConfig) -> str:
+    how = config.comparison
+    if how.probe != "inversion":
+        return ""
+    most = how.inversion_steps * (1 + how.renoise)
+    stored = f"; after {how.stored_inversions} epochs none, they are stored" if how.stored_inversions else ""
+    return f"inversion: up to {most} more forwards a candidate, half of that on average{stored}"
+
+
+def plan_for(config: TrainConfig, needs: Needs, gpu: float) -> Plan:
+    """The plan that training would make on a GPU of `gpu` GiB with nothing else on it.
+
+    Raises:
+        ValueError: a mode that the config asks for and that cannot fit.
+    """
+    free = gpu * GIB - needs.weights - needs.adapter - needs.reference - needs.ema
+    budget = config.engine.memory_budget_gib * GIB or free * (1 - KEPT_FREE) - needs.gradients - needs.optimizer
+    return choose(
+        needs.work,
+        mode=config.engine.loss_mode,
+        micro_batch=config.engine.micro_batch,
+        checkpointing=config.run.gradient_checkpointing,
+        budget=max(int(budget), 0),
+    )
+
+
+def largest_graph(needs: Needs, budget: int, *, checkpointing: bool) -> int:
+    """The most candidates whose graph fits the budget, by the rule of `auto`; scratches not counted."""
+    one = needs.work.checkpointed if checkpointing else needs.work.candidate
+    assert one is not None
+    return int(budget // (TRANSIENT * one))

@@ -1,0 +1,176 @@
+"""`diffpref doctor`: an answer for every config, figures that add up, and the plan that training makes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffpref.backbones.lora import trainable
+from diffpref.cli import main
+from diffpref.counting import kept
+from diffpref.counting.kept import facts
+from diffpref.counting.steps import Setup, count_step, make_ready
+from diffpref.doctor.architecture import read_architecture
+from diffpref.doctor.needs import needs_of, plan_for
+from diffpref.settings import from_mapping, from_yaml
+from tests import small_sdxl
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(str(file.relative_to(ROOT)) for file in ROOT.glob("configs/*/*.yaml"))
+TINY = ROOT / "configs/tiny-sdxl/dpo.yaml"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Counts of these tests, kept for all of them."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.chdir(ROOT)
+
+
+def small(folder: Path, **changes: object):
+    """A config on the small SDXL."""
+    values = {"pretrained_model_name_or_path": str(small_sdxl.save_pipeline(folder)), "resolution": 32, "rank": 4}
+    return from_mapping({**values, "dataset_name": "none", **changes}, "the test")
+
+
+def answer(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> dict:
+    file = tmp_path / "found.json"
+    assert main(["doctor", "--config", config, "--gpu_memory_gib", "80", "--json", str(file)]) == 0
+    assert "This machine:" in capsys.readouterr().out
+    return json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("config", [c for c in CONFIGS if c.startswith("configs/tiny")])
+@pytest.mark.slow
+def test_it_answers_for_a_tiny_config(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "GiB of" in answer(config, tmp_path, capsys)["run"]["choice"]
+
+
+def test_the_sizes_of_a_run(tmp_path: Path) -> None:
+    config = small(tmp_path, optimizer="adamw", use_ema=True)
+    needs = needs_of(config)
+    unet = small_sdxl.small_unet()
+    parameters = sum(p.numel() for p in unet.parameters())
+    # Rank 4 on the four projections of each attention: 4 * (inputs + outputs) weights.
+    layers = [m for name, m in unet.named_modules() if name.endswith(("to_q", "to_k", "to_v", "to_out.0"))]
+    trained = sum(4 * (layer.in_features + layer.out_features) for layer in layers)
+    assert (needs.parameters, needs.trained) == (parameters, trained)
+    assert needs.weights == 4 * parameters and needs.reference == 0
+    assert needs.adapter == needs.gradients == needs.ema == 4 * trained and needs.optimizer == 8 * trained
+    assert needs.resident == 4 * parameters + 5 * 4 * trained
+
+
+def test_full_fine_tuning_holds_a_reference(tmp_path: Path) -> None:
+    needs = needs_of(small(tmp_path, adapter="full", mixed_precision="bf16", optimizer="adafactor"))
+    n = needs.parameters
+    assert needs.trained == n and (needs.weights, needs.reference, needs.gradients) == (4 * n, 2 * n, 4 * n)
+    assert needs.adapter == needs.optimizer == 0
+    streamed = needs_of(small(tmp_path, adapter="full", mixed_precision="bf16", reference_memory="streamed"))
+    assert streamed.reference == 0
+
+
+def test_a_mode_holds_what_a_real_step_holds(tmp_path: Path) -> None:
+    """The graph that the doctor counts on meta tensors, against the same step's saved tensors on the CPU."""
+    config = small(tmp_path, train_batch_size=1)
+    needs = needs_of(config)
+    from diffpref.backbones.attention.processors import install_attention
+    from diffpref.backbones.lora import attach_lora
+    from diffpref.backbones.sdxl import LORA_TARGETS, SDXL
+    from diffpref.counting.networks import path_of
+    from diffpref.training.engine.memory import candidate_bytes
+    from diffpref.types import Probe
+
+    network = small_sdxl.small_unet()
+    attach_lora(network, 4, LORA_TARGETS, seed=0)
+    install_attention(network, "auto", torch.float32)
+    model = SDXL(network, path_of(read_architecture(tmp_path, "small")))
+    x = torch.randn(1, 1, 4, 4, 4)
+    cond = {"prompt_embeds": torch.randn(1, 8, 32), "pooled": torch.randn(1, 16), "time_ids": torch.ones(1, 6)}
+    real = candidate_bytes(model, network, Probe(x, x, torch.ones(1), torch.ones(1), cond))
+    # A GPU's attention keeps the same but for the sums of a few queries, which it rounds up.
+    assert needs.work.candidate == pytest.approx(real, rel=0.1)
+    assert sum(p.numel() for p in trainable(network)) == needs.trained
+
+
+def test_a_long_list_is_a_pair_and_scratches(tmp_path: Path) -> None:
+    """What is scaled from a pair's count, against a count of the whole list."""
+    setup = Setup(read_architecture(small_sdxl.save_pipeline(tmp_path), "small"), 32, rank=4, precision="no")
+    found = facts(setup, 1, 5)
+    ready = make_ready(setup)
+    for mode in ("joint", "deferred", "two-pass"):
+        whole, scaled = count_step(ready, mode, groups=1, k=5), found.step(mode, 1, 5)
+        assert scaled.flops == whole.flops
+        assert scaled.peak_bytes == pytest.approx(whole.peak_bytes, rel=0.02)
+
+
+def test_the_choice_is_training_s_own(tmp_path: Path) -> None:
+    config = small(tmp_path, train_batch_size=4)
+    needs = needs_of(config)
+    one, gib = needs.work.candidate, 2**30
+    fixed = needs.resident - needs.gradients - needs.optimizer
+    modes = []
+    for candidates in (10, 5, 1.2):
+        budget = candidates * one + needs.gradients
+        gpu = (fixed + (budget + needs.gradients + needs.optimizer) / 0.9) / gib
+        plan = plan_for(config, needs, gpu)
+        assert plan.budget == pytest.approx(budget, rel=1e-3) and plan.fits
+        modes.append((plan.mode, plan.micro_batch))
+    assert modes[0] == ("joint", 8) and modes[1] == ("deferred", 4) and modes[2][0] == "joint" or modes[2][1] < 4
+    forced = replace(config, engine=replace(config.engine, loss_mode="joint"))
+    with pytest.raises(ValueError, match="loss_mode joint needs about"):
+        plan_for(forced, needs, fixed / gib + 1e-6)
+
+
+def test_counts_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small(tmp_path)
+    first = needs_of(config)
+    monkeypatch.setattr(kept, "count", lambda *_: pytest.fail("counted again"))
+    assert needs_of(config) == first
+
+
+def test_keys_of_the_command_line_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "found.json"
+    model = str(small_sdxl.save_pipeline(tmp_path / "model"))
+    changes = ["--pretrained_model_name_or_path", model, "--resolution", "32", "--rank", "8", f"--json={file}"]
+    assert main(["doctor", "--config", str(TINY), *changes]) == 0
+    out = capsys.readouterr().out
+    assert "No GPU is here" in out or torch.cuda.is_available()
+    found = json.loads(file.read_text())["run"]
+    half = needs_of(from_mapping({"pretrained_model_name_or_path": model, "resolution": 32, "rank": 4}, "the test"))
+    assert found["trained"] == 2 * half.trained
+
+
+def test_without_a_config_it_describes_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert f"torch {torch.__version__.split('+')[0]}" in out and "attention that runs: " in out and "GiB free" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--config", "missing.yaml"], "missing.yaml"),
+        (["--config"], "--config needs a YAML file"),
+        (["--gpu_memory_gib", "none"], "--gpu_memory_gib must be a number above 0, got 'none'"),
+        (["--gpu_memory_gib"], "--gpu_memory_gib needs a value"),
+        (["--gpu"], "unknown argument '--gpu'"),
+        (["--config", str(TINY), "--pretrained_model_name_or_path", "some/model"], "some/model: unknown architecture"),
+        (["--config", str(TINY), "--pretrained_model_name_or_path", "tests"], "tests is no diffusers pipeline"),
+    ],
+)
+def test_bad_input(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", *arguments]) == 1
+    assert text in capsys.readouterr().err
+
+
+def test_lora_of_edm_is_refused(tmp_path: Path) -> None:
+    config = from_yaml(ROOT / "configs/tiny-edm/ddo.yaml")
+    with pytest.raises(ValueError, match="trained as a whole"):
+        needs_of(replace(config, adapter=replace(config.adapter, adapter="lora")))
