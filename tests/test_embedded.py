@@ -18,6 +18,7 @@ EMBEDDED = (
     "assets/emoji-pairs",
     "assets/emoji-lists",
     "assets/emoji-reward",
+    "assets/tiny-clip",
     "assets/fashion-classifier",
     "configs",
 )

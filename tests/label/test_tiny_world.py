@@ -1,0 +1,45 @@
+"""The whole road without people, on the embedded models: prompts, pictures, rewards, phi, RankDPO, an independent judge."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffpref.data.rows import decode
+from diffpref.data.sources import read_preferences
+from diffpref.embedded import embedded
+from diffpref.evaluate.compare import compare_hands
+from diffpref.evaluate.judge import Judge
+from diffpref.label.engine import label
+from diffpref.label.settings import from_mapping as label_from_mapping
+from diffpref.label.settings import from_yaml as label_from_yaml
+from diffpref.label.settings import to_mapping as label_to_mapping
+from diffpref.quickstart import draw
+from diffpref.settings import from_mapping, from_yaml
+from diffpref.training.loop import train
+
+
+@pytest.mark.slow
+def test_labels_without_people_teach_the_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """configs/label/tiny.yaml with half of its pictures, then the config that trains on it; judged on captions that were
+    neither labelled nor trained on. The judge shares nothing with the rewards."""
+    monkeypatch.chdir(embedded("configs").parent)
+    keys = label_to_mapping(label_from_yaml(embedded("configs/label/tiny.yaml")))
+    keys |= {"output_dir": str(tmp_path / "labels")}
+    keys["generators"] = [{**generator, "samples": 2} for generator in keys["generators"]]
+    folder = label(label_from_mapping(keys, "the test"), say=lambda line: None)
+    base = from_yaml(embedded("configs/tiny-sdxl/rankdpo-label.yaml"))
+    changes = {"dataset_name": str(folder / "packs" / "lists"), "output_dir": str(tmp_path / "run")}
+    config = from_mapping({**changes, "validation_prompts": []}, "the test", base)
+    run = train(config, say=lambda line: None)
+    heldout = read_preferences(embedded("assets/emoji-pairs/heldout.parquet"))
+    real = [decode(row.pictures[row.scores.index(max(row.scores))]) for row in heldout]
+    captions = [heldout[place].prompt for place in range(0, len(heldout), 2)]
+    model = embedded("assets/tiny-sdxl")
+    before, after = draw(model, None, captions, config), draw(model, run, captions, config)
+    judge = Judge.load(embedded("assets/judge"))
+    result = compare_hands(judge, base=before, tuned=after, captions=captions, artist="openmoji", real=real)
+    assert result.win_rate.low > 0.5, str(result.win_rate)
+    # The price: most pictures still show their caption.
+    assert result.tuned.top1 > result.base.top1 - 0.15
+    assert torch.isfinite(torch.tensor(result.tuned.frechet))
