@@ -89,16 +89,25 @@ def _measure(policy: Backbone, network: torch.nn.Module, probe: Probe) -> tuple[
     """Bytes of one candidate's graph as the network is, and with checkpointing where it can be turned on."""
     # The numbers of the run must not depend on whether it was measured.
     with torch.random.fork_rng(devices=[probe.x_t.device] if probe.x_t.device.type == "cuda" else []):
-        plain = candidate_bytes(policy, network, probe)
+        plain = _bytes(policy, network, probe)
         if is_checkpointing(network):
             return plain, plain
         if not getattr(network, "_supports_gradient_checkpointing", False):
             return plain, None
         network.enable_gradient_checkpointing()  # type: ignore[operator]
         try:
-            return plain, candidate_bytes(policy, network, probe)
+            return plain, _bytes(policy, network, probe)
         finally:
             network.disable_gradient_checkpointing()  # type: ignore[operator]
+
+
+def _bytes(policy: Backbone, network: torch.nn.Module, probe: Probe) -> int:
+    try:
+        return candidate_bytes(policy, network, probe)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        # All that is known: more than there is.
+        return 2 * free_bytes(probe.x_t.device)
 
 
 def _budget(settings: LossEngine, accelerator: Accelerator, later: int) -> int:

@@ -49,10 +49,14 @@ class Plan:
         at_a_time = "a batch" if self.mode == "joint" else f"{self.micro_batch} candidates"
         extra = ", with gradient checkpointing" if self.checkpointing else ""
         line = (
-            f"loss_mode {self.mode}: {at_a_time} in one graph{extra}; about {self.need / GIB:.2f} GiB of "
-            f"{self.budget / GIB:.2f} GiB"
+            f"loss_mode {self.mode}: {at_a_time} in one graph{extra}; about {gib(self.need)} of {gib(self.budget)} GiB"
         )
         return line if self.fits else f"{line}, which may not fit: lower resolution or rank, or free memory"
+
+
+def gib(count: int) -> str:
+    """Bytes as GiB, to three figures where they are few."""
+    return f"{count / GIB:.2f}" if count >= GIB / 10 else f"{count / GIB:.3g}"
 
 
 def read_plan(checkpoint: Path) -> Plan | None:
@@ -109,8 +113,8 @@ def choose(work: Work, *, mode: str, micro_batch: int, checkpointing: bool, budg
     hints += ["micro_batch: 1"] if micro_batch > 1 and mode != "joint" else []
     hints += ["loss_mode: auto"] if mode == "joint" else []
     raise ValueError(
-        f"loss_mode {mode} needs about {least.need / GIB:.2f} GiB for {least.micro_batch} candidates in one graph, and "
-        f"{budget / GIB:.2f} GiB are there: set {' or '.join([*hints, 'a lower resolution'])}."
+        f"loss_mode {mode} needs about {gib(least.need)} GiB for {least.micro_batch} candidates in one graph, and "
+        f"{gib(budget)} GiB are there: set {' or '.join([*hints, 'a lower resolution'])}."
     )
 
 
