@@ -148,7 +148,7 @@ MUTANTS = [
     # the noising's operator
     (NOISING, "mix(alpha, sigma), mix(a, b)", "mix(sigma, alpha), mix(a, b)"),
     (NOISING, "mix(alpha, sigma), mix(a, b)", "mix(alpha, sigma), mix(b, a)"),
-    (NOISING, "* x0.to(dtype) + _over", "* x0 + _over"),
+    (NOISING, "coefficient.to(dtype).reshape", "coefficient.to(x.dtype).reshape"),
     (NOISING, "mixed.to(kept).contiguous()", "mixed.to(x0.dtype).contiguous()"),
     (NOISING, "mixed.to(kept).contiguous()", "mixed.to(kept)"),
     (NOISING, "alpha * to_x_t + a * to_target", "alpha * to_x_t - a * to_target"),

@@ -6,7 +6,7 @@ import torch
 from diffpref.kernels import error, fused_error
 from diffpref.kernels.benchmark import SIZES, benchmark
 from tests.kernels.test_fused_error import *  # noqa: F403  the same tests, on this file's device
-from tests.kernels.test_fused_error import a_case
+from tests.kernels.test_fused_error import a_case, exact, relative, run
 from tests.kernels.test_noising import *  # noqa: F403
 from tests.kernels.test_operators import *  # noqa: F403
 from tests.kernels.test_through_probes import *  # noqa: F403
@@ -28,6 +28,12 @@ def test_triton_runs_and_agrees_with_plain_torch(monkeypatch: pytest.MonkeyPatch
     ours = fused_error(case.prediction, case.reference, case.target, case.weight)
     for got, wanted in zip(ours, plain, strict=True):
         torch.testing.assert_close(got, wanted, rtol=2e-6, atol=0)  # 1e-6 from the exact value each
+
+
+def test_more_than_a_million_elements() -> None:
+    case = a_case("cuda", rows=2, chw=(16, 300, 301), group=1)
+    for got, wanted in zip(run(case), exact(case), strict=True):
+        assert relative(got, wanted) < 1e-6
 
 
 def test_a_gpu_that_is_not_the_current_one() -> None:

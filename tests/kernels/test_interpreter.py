@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from diffpref.kernels import error, fused_error, noise_and_target, noising
+from tests.kernels.test_fused_error import a_case, exact, relative, run
 
 HERE = Path(__file__).parent
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -45,3 +46,14 @@ def test_plain_torch_computes_nothing_here(monkeypatch: pytest.MonkeyPatch) -> N
     noise_and_target(torch.ones(2, 1, 3), torch.ones(2, 1, 3), alpha=one, sigma=one, a=one, b=one)
     with pytest.raises(AssertionError, match="plain torch ran"):
         fused_error(x.double(), None, torch.zeros(2, 3), one)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="only in the interpreter's run")
+def test_more_blocks_than_a_block_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a latent of more than a million elements has."""
+    from diffpref.kernels import triton_error
+
+    monkeypatch.setattr(triton_error, "BLOCK", 16)
+    case = a_case("cpu", chw=(3, 11, 17))
+    for got, wanted in zip(run(case), exact(case), strict=True):
+        assert relative(got, wanted) < 1e-6
