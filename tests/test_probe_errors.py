@@ -128,9 +128,11 @@ def test_forward_probe_keeps_the_dtype_of_pictures_and_weighs_in_float32(dtype: 
     assert probe.t.dtype == torch.int64
 
 
-def test_forward_probe_is_where_the_pictures_are() -> None:
-    x0, t = torch.ones(B, K, *CHW, device="meta"), T.to("meta")
-    assert forward_probe(rectified_flow(), x0, t, x0).weight.device.type == "meta"
+@pytest.mark.parametrize("where", ["cpu", "meta"])
+def test_forward_probe_is_where_the_pictures_are(where: str) -> None:
+    x0 = torch.ones(B, K, *CHW, device="meta")
+    probe = forward_probe(rectified_flow(), x0, T.to(where), x0)
+    assert probe.x_t.device.type == probe.target.device.type == probe.weight.device.type == "meta"
 
 
 def test_forward_probe_has_its_own_cond() -> None:
