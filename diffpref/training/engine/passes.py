@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from diffpref.errors import errors_of, predict, prediction_error
 from diffpref.training.engine.gradients import Scratch, add_scaled, collected
-from diffpref.training.engine.head import coefficients
 from diffpref.training.engine.independence import random_state, replayed
 from diffpref.training.engine.rows import Block, Component, Part, chunks
+from diffpref.training.engine.scalars import Outcome, Scalars, no_losses, outcome_of, slopes_of
 from diffpref.types import Backbone, Errors, Objective
 
 
@@ -42,35 +42,6 @@ class References:
 
     prediction: Float[Tensor, " n *chw"] | None = None
     error: Float[Tensor, " n"] | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Errors "b k" and loss "b" of each part, and the share "b" of its groups' candidates that had no backward because
-    their coefficient is 0."""
-
-    errors: list[Errors]
-    losses: list[Tensor]
-    skipped: list[Tensor]
-
-
-@dataclass
-class _Scalars:
-    """The errors of all rows, filled in as they become known: policy, reference, difference."""
-
-    block: Block
-    found: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
-
-    def put(self, rows: Sequence[int], errors: Errors) -> None:
-        assert errors.difference is not None
-        columns = (errors.policy[:, 0], errors.reference[:, 0], errors.difference[:, 0])
-        for row, values in zip(rows, zip(*(column.detach().unbind() for column in columns), strict=True), strict=True):
-            self.found[row] = values
-
-    def errors(self, part: int, groups: Sequence[int]) -> Errors:
-        rows = [row for group in groups for row in self.block.places[part][group]]
-        shape = (len(groups), -1)
-        return Errors(*(torch.stack([self.found[row][at] for row in rows]).view(shape) for at in range(3)))
 
 
 def row_errors(runner: Runner, block: Block, references: References, rows: Sequence[int]) -> Errors:
@@ -127,7 +98,7 @@ def deferred(
         micro_batch: the most candidates in one graph.
         share: of one batch of the window in the step's loss: 1 / accumulation.
     """
-    scalars, losses = _Scalars(block), _no_losses(block)
+    scalars, losses = Scalars(block), no_losses(block)
     for bundle, early, last in _order(block, micro_batch, separable):
         scratches: list[Scratch] = []
         for row in early:
@@ -139,12 +110,12 @@ def deferred(
             del errors
         errors = row_errors(runner, block, references, last)
         scalars.put(last, errors)
-        slopes = _slopes(runner.objective, block, bundle, scalars, losses, share)
+        slopes = slopes_of(runner.objective, block, bundle, scalars, losses, share)
         for row, scratch in zip(early, scratches, strict=True):
             add_scaled(runner.parameters, scratch, slopes[row] / runner.unit)
         _backward(runner, errors, [slopes[row] for row in last])
         del errors
-    return _outcome(block, scalars, losses, frozenset(range(len(block.rows))))
+    return outcome_of(block, scalars, losses, frozenset(range(len(block.rows))))
 
 
 def two_pass(
@@ -163,7 +134,7 @@ def two_pass(
         first_batch: candidates of one forward without a graph; with `replay` the micro-batch.
         replay: the network draws masks, which the second pass must draw again.
     """
-    scalars, losses = _Scalars(block), _no_losses(block)
+    scalars, losses = Scalars(block), no_losses(block)
     everything = list(range(len(block.rows)))
     device = block.parts[0].scores.device
     states = []
@@ -172,7 +143,7 @@ def two_pass(
         with torch.no_grad():
             scalars.put(rows, row_errors(runner, block, references, rows))
     parts = [Component(tuple((number, g) for g in range(len(p.scores))), ()) for number, p in enumerate(block.parts)]
-    slopes = _slopes(runner.objective, block, parts, scalars, losses, share)
+    slopes = slopes_of(runner.objective, block, parts, scalars, losses, share)
     zero = torch.stack([slopes[row] for row in everything]) == 0
     # Where nothing is known of the values, as on meta tensors, every candidate counts.
     skip = [False] * len(everything) if zero.is_meta else zero.tolist()
@@ -189,7 +160,7 @@ def two_pass(
             errors = row_errors(runner, block, references, rows)
             _backward(runner, errors, [slopes[row] for row in rows])
         del errors
-    return _outcome(block, scalars, losses, frozenset(row for rows, _ in runs for row in rows))
+    return outcome_of(block, scalars, losses, frozenset(row for rows, _ in runs for row in rows))
 
 
 def deferred_forwards(block: Block, micro_batch: int, *, separable: bool) -> list[list[int]]:
@@ -221,44 +192,5 @@ def _bundles(components: Sequence[Component], size: int) -> list[list[Component]
     return bundles
 
 
-def _slopes(
-    objective: Objective,
-    block: Block,
-    components: Sequence[Component],
-    scalars: _Scalars,
-    losses: list[list[Tensor | None]],
-    share: float,
-) -> dict[int, Tensor]:
-    """dL / d err of every row of the components, summed over the groups that it is in; fills in the losses."""
-    total: dict[int, Tensor] = {}
-    for component in components:
-        for number in dict.fromkeys(part for part, _ in component.groups):
-            groups = [group for part, group in component.groups if part == number]
-            scores = block.parts[number].scores
-            loss, slopes = coefficients(objective, scalars.errors(number, groups), scores[groups])
-            # The step's loss is the mean over a batch's groups, and over the batches.
-            slopes = slopes * (share / len(scores))
-            for at, group in enumerate(groups):
-                losses[number][group] = loss[at]
-                for row, slope in zip(block.places[number][group], slopes[at], strict=True):
-                    total[row] = total[row] + slope if row in total else slope
-    return total
-
-
 def _backward(runner: Runner, errors: Errors, slopes: Sequence[Tensor]) -> None:
     runner.scale((errors.policy[:, 0] * torch.stack(list(slopes))).sum()).backward()
-
-
-def _no_losses(block: Block) -> list[list[Tensor | None]]:
-    return [[None] * len(part.scores) for part in block.parts]
-
-
-def _outcome(block: Block, scalars: _Scalars, losses: list[list[Tensor | None]], run: frozenset[int]) -> Outcome:
-    """Args: run: the rows that had a backward."""
-    outcome = Outcome([], [], [])
-    for number, part in enumerate(block.parts):
-        outcome.errors.append(scalars.errors(number, range(len(part.scores))))
-        outcome.losses.append(torch.stack([loss for loss in losses[number] if loss is not None]))
-        left_out = [[row not in run for row in rows] for rows in block.places[number]]
-        outcome.skipped.append(torch.tensor(left_out, device=part.scores.device).float().mean(1))
-    return outcome
