@@ -14,6 +14,7 @@ from torch import Tensor
 from diffpref.backbones import Checkpoint, Family, weights_hash
 from diffpref.backbones.attention import Setting, require
 from diffpref.backbones.attention.processors import install_attention
+from diffpref.backbones.compiled import check_compiler, compile_blocks
 from diffpref.backbones.lora import attach_lora, load_lora_state
 from diffpref.backbones.reference import AdapterOff, frozen_copy
 from diffpref.config import TrainConfig
@@ -94,10 +95,13 @@ def attention_setting(config: TrainConfig) -> Setting:
     return "xformers"
 
 
-def check_attention(config: TrainConfig) -> None:
-    """Raise ValueError, with the reason, where the attention that is asked for cannot run on this machine."""
+def check_machine(config: TrainConfig) -> None:
+    """Raise ValueError, with the reason, where the attention or the compiler that is asked for cannot run here."""
     cuda = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
-    require(attention_setting(config), torch.device("cuda" if cuda else "cpu"), DTYPES[config.run.mixed_precision])
+    device = torch.device("cuda" if cuda else "cpu")
+    require(attention_setting(config), device, DTYPES[config.run.mixed_precision])
+    if config.run.compile_blocks:
+        check_compiler(device)
 
 
 def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) -> Models:
@@ -120,6 +124,10 @@ def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) 
             load_lora_state(network, adapter_state(settings.adapter_weights, family))
     if config.run.gradient_checkpointing:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
+    if config.run.compile_blocks:
+        lines.append(compile_blocks(network))
+        if copied is not None:
+            compile_blocks(copied)
     # Policy and reference must differ by what was learned alone.
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -19,7 +19,7 @@ from diffpref.settings import to_mapping
 from diffpref.training.checkpoint import find_checkpoint
 from diffpref.training.comparison import check_comparison
 from diffpref.training.environment import describe
-from diffpref.training.models import Models, check_attention, network_weights
+from diffpref.training.models import Models, check_machine, network_weights
 from diffpref.training.optimizer import check_optimizer
 from diffpref.training.source import candidates_of
 from diffpref.training.trackers import check_trackers
@@ -68,7 +68,7 @@ def check_settings(config: TrainConfig) -> list[str]:
             raise ValueError(f"{name} must be 1 or above, got {value}.")
     if not 0 <= config.adapter.ema_decay < 1:
         raise ValueError(f"ema_decay must be in [0, 1), got {config.adapter.ema_decay}.")
-    check_attention(config)
+    check_machine(config)
     if config.run.mixed_precision == "fp16" and not torch.accelerator.is_available():
         raise ValueError("mixed_precision fp16 needs a GPU: use bf16 or no on this machine.")
     return check_trackers(config.run.report_to)

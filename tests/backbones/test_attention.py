@@ -22,7 +22,7 @@ from diffpref.backbones.attention.processors import JointAttention, UNetAttentio
 from diffpref.backbones.attention.xformers_wheel import load_xformers
 from diffpref.config import TrainConfig
 from diffpref.settings import from_mapping
-from diffpref.training.models import attention_setting, build_models, check_attention
+from diffpref.training.models import attention_setting, build_models, check_machine
 from diffpref.training.prepare import check_settings
 from tests import small_edm, small_sd3, small_sd15, small_sdxl
 
@@ -380,6 +380,6 @@ def test_the_diffusers_scripts_flag_means_xformers(base: Checkpoint) -> None:
 
 def test_what_cannot_run_is_refused_before_anything_is_read(base: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    check_attention(settings(base, attention="math"))
+    check_machine(settings(base, attention="math"))
     with pytest.raises(ValueError, match="attention: efficient cannot run on cpu in bfloat16"):
         check_settings(settings(base, attention="efficient", mixed_precision="bf16", dataset_name="somewhere"))

@@ -100,7 +100,7 @@ def test_a_small_model_trains_with_each_backend(tmp_path: Path) -> None:
     from diffpref.training.loop import train
 
     losses = {}
-    for one in attention_report(CUDA, head_dim=8):
+    for one in attention_report(CUDA, head_dim=32):
         if not one.works:
             continue
         options = quickstart.Quickstart(output_dir=tmp_path / one.backend)

@@ -1,0 +1,92 @@
+"""Blocks that are compiled in place: the same numbers, a form for each switch, and none anew at every step."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffpref.backbones.compiled import check_compiler
+
+# In a process of its own: the tests' checks of annotations are no code that compiles.
+TRAIN = """
+import copy, json, sys, torch
+from accelerate import Accelerator
+from torch._dynamo.utils import counters
+from diffpref.backbones import Checkpoint, find_family
+from diffpref.backbones.lora import trainable
+from diffpref.settings import from_mapping
+from diffpref.training.models import build_models
+from tests.small_sdxl import SIZE
+
+folder, precision = sys.argv[1:]
+family = find_family(Checkpoint(folder))
+models = {}
+for compiled in (False, True):
+    values = {"pretrained_model_name_or_path": folder, "rank": 4, "compile_blocks": compiled}
+    values |= {"mixed_precision": precision}
+    models[compiled] = build_models(from_mapping(values, "the test"), family, Accelerator(mixed_precision=precision))
+    generator = torch.Generator().manual_seed(1)
+    for parameter in trainable(models[compiled].network):
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+names = [list(each.network.state_dict()) for each in models.values()]
+assert names[0] == names[1]
+torch.manual_seed(0)
+cond = {"prompt_embeds": torch.randn(2, 8, 32), "pooled": torch.randn(2, 16)}
+cond = family.group_cond(cond, SIZE)
+t = torch.tensor([10, 900])
+
+def step(each, x):
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.no_grad():
+            reference = each.reference(x, t, cond)
+        policy = each.policy(x, t, cond)
+        (policy - reference).float().square().mean().backward()
+    grads = [p.grad.clone() for p in trainable(each.network)]
+    each.network.zero_grad()
+    return [reference, policy.detach(), *grads]
+
+graphs, worst = [], 0.0
+for _ in range(3):
+    x = torch.randn(2, 4, 8, 8)
+    pairs = list(zip(step(models[False], x), step(models[True], x), strict=True))
+    ends = [torch.cat([part[side].float().flatten() for part in pairs]) for side in (0, 1)]
+    worst = max(worst, ((ends[1] - ends[0]).norm() / ends[0].norm()).item())
+    graphs.append(counters["stats"]["unique_graphs"])
+print(json.dumps({"line": models[True].lines[-1], "graphs": graphs, "worst": worst}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize(("precision", "tolerance"), [("no", 1e-5), ("bf16", 0.02)])
+def test_numbers_are_the_same_and_nothing_is_compiled_twice(
+    base, tmp_path: Path, precision: str, tolerance: float
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN, base.source, precision],
+        cwd=Path(__file__).parents[2],
+        # The common cache may hold what an interrupted compilation left.
+        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["line"].startswith("compiled: ") and "BasicTransformerBlock" in found["line"]
+    assert 0 < found["graphs"][0] == found["graphs"][2]
+    assert found["worst"] < tolerance
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="compile_blocks needs a C\\+\\+ compiler"):
+        check_compiler(torch.device("cpu"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="compile_blocks needs triton"):
+        check_compiler(torch.device("cuda"))
