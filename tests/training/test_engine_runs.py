@@ -59,6 +59,16 @@ def test_a_run_is_the_same_in_every_mode(run: Run, tmp_path: Path, adapter: str)
         assert read_metrics(other)[0]["loss_mode"] == mode["loss_mode"]
 
 
+def test_weights_that_were_cast_without_a_graph_get_their_gradient(run: Run, tmp_path: Path) -> None:
+    """Autocast keeps its bfloat16 weights; those of a pass without a graph must not serve the pass with one."""
+    shared = {**SHARED, "mixed_precision": "bf16", "max_train_steps": 1}
+    norms = [
+        read_metrics(run(output_dir=str(tmp_path / name), **shared, **mode))[0]["grad_norm"]
+        for name, mode in (("joint", {"loss_mode": "joint"}), ("two-pass", MODES["two-pass"]))
+    ]
+    assert norms[1] == pytest.approx(norms[0], rel=0.05) and norms[0] > 0
+
+
 @pytest.mark.parametrize("mode", ["deferred 1", "two-pass"])
 def test_a_killed_run_continues_bit_for_bit_in_every_mode(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
