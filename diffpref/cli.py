@@ -15,6 +15,7 @@ COMMANDS = {
     "reward": ("diffpref.rewards.training.command", "train a reward on preferences, and evaluate one"),
     "data": ("diffpref.data.command", "look at, check and convert preference data"),
     "doctor": ("diffpref.doctor.command", "what a run will need before it starts, and what this machine has"),
+    "bench": ("diffpref.bench.command", "memory and FLOPs of the training step counted, and its speed measured"),
 }
 
 

@@ -58,7 +58,8 @@ def as_on_a_gpu() -> Iterator[None]:
         yield
 
 
-Region = Callable[[], AbstractContextManager[None]]
+Region = Callable[[], AbstractContextManager[Any]]
+"""One use of autocast, or of none."""
 
 
 @contextmanager

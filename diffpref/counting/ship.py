@@ -33,13 +33,14 @@ def main(configs: list[str]) -> int:
     table: dict[str, Any] = {}
     asked = [question for config in configs for question in questions(Path(config))]
     # A network is built once for all that is asked of it.
-    asked.sort(key=lambda question: key_of(question[0], ""))
+    order = {key_of(setup, ""): -place for place, (setup, *_) in reversed(list(enumerate(asked)))}
+    asked.sort(key=lambda question: -order[key_of(question[0], "")])
     for setup, what, size in asked:
         key = key_of(setup, what, *size)
         if key not in table:
             table[key] = count(setup, what, *size)
             print(f"{setup.architecture.name}, {setup.precision}, {what} {size}: {table[key]}", flush=True)
-    atomic.write_json(SHIPPED, dict(sorted(table.items())))
+            atomic.write_json(SHIPPED, dict(sorted(table.items())))
     return 0
 
 

@@ -67,13 +67,27 @@ class Ready:
 
     def autocast(self) -> AbstractContextManager[Region]:
         """The precision that the loop runs the network under."""
-        off = self.setup.precision == "no" or not self.setup.autocast
-        return nullcontext(nullcontext) if off else autocast(self.setup.dtype)
+        if self.setup.precision == "no" or not self.setup.autocast:
+            return nullcontext(nullcontext)
+        kind = self.parameters[0].device.type
+        if kind == "meta":
+            return autocast(self.setup.dtype)
+        return nullcontext(lambda: torch.autocast(kind, self.setup.dtype))
 
     def probe(self, groups: int, k: int) -> Probe:
         """A batch on meta tensors: in float32 where autocast casts it, as the loop has it."""
         cast = self.setup.autocast or self.setup.precision == "no"
-        return meta_probe(self.shape, groups, k, torch.float32 if cast else self.setup.dtype)
+        probe = meta_probe(self.shape, groups, k, torch.float32 if cast else self.setup.dtype)
+        device = self.parameters[0].device
+        if device.type == "meta":
+            return probe
+        x_t, target = (torch.randn(each.shape, dtype=each.dtype, device=device) for each in (probe.x_t, probe.target))
+        cond = {name: torch.randn(v.shape, dtype=v.dtype, device=device) for name, v in probe.cond.items()}
+        if "labels" in cond:
+            cond["labels"] = torch.zeros_like(cond["labels"])
+        # Inside every path: an index of a table, a share of noise, or sigma.
+        t = torch.full((groups,), 0.5, device=device)
+        return Probe(x_t, target, t, torch.ones(groups, device=device), cond)
 
 
 @dataclass(frozen=True)
@@ -86,14 +100,20 @@ class Count:
     """Above the network's own weights and the reference's: adapter, gradients, scratches and graphs."""
 
 
-def make_ready(setup: Setup) -> Ready:
-    """The network of a setup, ready to train; raises ValueError for a network that cannot be counted."""
+def make_ready(setup: Setup, device: str = "meta") -> Ready:
+    """The network of a setup, ready to train, on another device than meta with random weights.
+
+    Raises:
+        ValueError: a network that no backbone trains, or LoRA where there is none.
+    """
     family = family_of(setup.architecture)
     lora = setup.adapter == "lora"
     targets = setup.targets or tuple(family.LORA_TARGETS)
     if lora and not targets:
         raise ValueError(f"{setup.architecture.name} is trained as a whole, without LoRA: set adapter: full.")
     network = build_network(setup.architecture.network, setup.dtype if lora else torch.float32)
+    if device != "meta":
+        materialize(network, torch.device(device))
     if not setup.stock:
         install_attention(network, "auto", setup.dtype)
     if not lora:
@@ -112,7 +132,7 @@ def make_ready(setup: Setup) -> Ready:
     shape = shape_of(setup.architecture, setup.resolution, setup.text_tokens)
     if setup.guidance != 1:
         prompts = {name: size for name, size in shape.cond.items() if name != "time_ids"}
-        empty = {name: torch.empty((1, *size), device="meta") for name, size in prompts.items()}
+        empty = {name: torch.zeros((1, *size), device=device) for name, size in prompts.items()}
         policy, reference = (guided(model, setup.guidance, empty) for model in (policy, reference))
     return Ready(setup, network, policy, reference, trainable(network), shape)
 
@@ -123,29 +143,43 @@ def count_step(ready: Ready, mode: str, *, groups: int = 1, k: int = 2, micro_ba
     Args:
         micro_batch: candidates of one graph, in the modes that cut.
     """
+    return _counted(ready, lambda region: our_step(ready, region, ready.probe(groups, k), mode, micro_batch))
+
+
+def our_step(ready: Ready, region: Region, probe: Probe, mode: str, micro_batch: int = 1) -> None:
+    """Adds the gradient of a step to the parameters', by the engine's functions in the engine's order."""
+    groups, k = probe.x_t.shape[:2]
     objective: Objective = DPO(BETA) if k == 2 else RankDPO(BETA)
+    block = Block([Part(probe, torch.empty(groups, k, device=probe.x_t.device).copy_(torch.arange(k).flip(0)))])
+    rows = range(groups * k)
+    forwards: dict[str, list[Sequence[int]]] = {
+        "joint": [rows],
+        "deferred": [*deferred_forwards(block, micro_batch, separable=True)],
+        "two-pass": chunks(rows, FIRST_BATCH),
+    }
+    found: References = ReferencePass(ready.reference, region)(block, forwards[mode])
+    if mode == "joint":
+        with region():
+            _, loss = joint_loss(ready.policy, objective, block.parts[0], found, rows)
+            loss.mean().backward()
+        return
+    runner = Runner(ready.policy, ready.parameters, objective, region)
+    if mode == "deferred":
+        deferred(runner, block, found, micro_batch=micro_batch, share=1.0, separable=True)
+    else:
+        two_pass(runner, block, found, micro_batch=micro_batch, first_batch=FIRST_BATCH, share=1.0)
 
-    def step(region: Region) -> None:
-        block = Block([Part(ready.probe(groups, k), torch.empty(groups, k, device="meta"))])
-        rows = range(groups * k)
-        forwards: dict[str, list[Sequence[int]]] = {
-            "joint": [rows],
-            "deferred": [*deferred_forwards(block, micro_batch, separable=True)],
-            "two-pass": chunks(rows, FIRST_BATCH),
-        }
-        found: References = ReferencePass(ready.reference, region)(block, forwards[mode])
-        if mode == "joint":
-            with region():
-                _, loss = joint_loss(ready.policy, objective, block.parts[0], found, rows)
-                loss.mean().backward()
-            return
-        runner = Runner(ready.policy, ready.parameters, objective, region)
-        if mode == "deferred":
-            deferred(runner, block, found, micro_batch=micro_batch, share=1.0, separable=True)
+
+@torch.no_grad()
+def materialize(network: torch.nn.Module, device: torch.device) -> None:
+    """Give a network on meta tensors random weights on a device: small normal ones, norms 1 and biases 0."""
+    network.to_empty(device=device)
+    draws = torch.Generator(device).manual_seed(0)
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if tensor.ndim < 2:
+            tensor.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
-            two_pass(runner, block, found, micro_batch=micro_batch, first_batch=FIRST_BATCH, share=1.0)
-
-    return _counted(ready, step)
+            tensor.normal_(0, 0.02, generator=draws)
 
 
 def count_peer(ready: Ready, *, pairs: int = 1, extra: Callable[[], object] | None = None) -> Count:
