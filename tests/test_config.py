@@ -12,7 +12,7 @@ from diffpref.config import ALIASES, OBJECTIVES, TrainConfig
 from diffpref.settings import from_mapping, from_yaml, parse, to_mapping
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = sorted(f for f in (ROOT / "configs").rglob("*.yaml") if f.parent.name not in ("label", "reward"))
 TRAINING = [path for path in CONFIGS if path.parent.name != "accelerate"]
 GROUPS = {field.name: type(getattr(TrainConfig(), field.name)) for field in dataclasses.fields(TrainConfig)}
 FIELDS = {(group, field.name) for group, cls in GROUPS.items() for field in dataclasses.fields(cls)}
