@@ -22,6 +22,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Architecture:
     return read_architecture(small_sdxl.save_pipeline(tmp_path_factory.mktemp("small")), "small")
 
 
+@pytest.mark.slow
 def test_the_modes_beside_the_peer(small: Architecture) -> None:
     setup = Setup(small, 256, rank=4, precision="no")
     rows = {(row.step, row.pairs): row for row in rows_of(setup, [1, 3])}

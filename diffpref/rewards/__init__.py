@@ -14,7 +14,16 @@ from diffpref.dotted import FORMS, is_address, load_callable
 from diffpref.rewards.checked import CheckedReward, Reward, Scorer, WrongAnswer
 from diffpref.typed import build, nearest, read_yaml
 
-__all__ = ["REWARDS", "CheckedReward", "Reward", "RewardSettings", "Scorer", "WrongAnswer", "find_reward", "reward_settings"]
+__all__ = [
+    "REWARDS",
+    "CheckedReward",
+    "Reward",
+    "RewardSettings",
+    "Scorer",
+    "WrongAnswer",
+    "find_reward",
+    "reward_settings",
+]
 
 REWARDS: Mapping[str, str] = {
     "aesthetic": "diffpref.rewards.aesthetic:AestheticSettings",

@@ -78,7 +78,7 @@ def test_a_round_without_improvement_ends_the_game(ddo: Make, monkeypatch: pytes
     assert len(history(config.run.output_dir)) == 2 and "round 2 did not improve" in said[-1]
 
 
-@pytest.mark.parametrize("at", [2, 4, 7])
+@pytest.mark.parametrize("at", [2, pytest.param(4, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow)])
 def test_a_killed_round_goes_on_exactly(ddo: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at: int) -> None:
     straight = start(ddo(output_dir=str(tmp_path / "straight")))
     take, calls = Engine.step, []

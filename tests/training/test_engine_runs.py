@@ -50,6 +50,7 @@ def agree(one: Path, other: Path, tolerance: float = 1e-5) -> None:
         torch.testing.assert_close(read_weights(one)[name], tensor, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_a_run_is_the_same_in_every_mode(run: Run, tmp_path: Path, adapter: str) -> None:
     joint = run(output_dir=str(tmp_path / "joint"), adapter=adapter, loss_mode="joint", **SHARED)
@@ -69,6 +70,7 @@ def test_weights_that_were_cast_without_a_graph_get_their_gradient(run: Run, tmp
     assert norms[1] == pytest.approx(norms[0], rel=0.05) and norms[0] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["deferred 1", "two-pass"])
 def test_a_killed_run_continues_bit_for_bit_in_every_mode(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
@@ -108,6 +110,7 @@ class Forwards:
         return found
 
 
+@pytest.mark.slow
 def test_stored_errors_are_found_in_later_epochs_and_runs(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
