@@ -1,4 +1,4 @@
-"""The whole road without people, on the embedded models: prompts, pictures, rewards, phi, RankDPO, an independent judge."""
+"""The whole road without people, on the embedded models: prompts, pictures, rewards, phi, RankDPO, and a judge."""
 
 from pathlib import Path
 
@@ -21,8 +21,8 @@ from diffpref.training.loop import train
 
 @pytest.mark.slow
 def test_labels_without_people_teach_the_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """configs/label/tiny.yaml with half of its pictures, then the config that trains on it; judged on captions that were
-    neither labelled nor trained on. The judge shares nothing with the rewards."""
+    """configs/label/tiny.yaml with half of its pictures, then the config that trains on it; judged on captions that
+    were neither labelled nor trained on. The judge shares nothing with the rewards."""
     monkeypatch.chdir(embedded("configs").parent)
     keys = label_to_mapping(label_from_yaml(embedded("configs/label/tiny.yaml")))
     keys |= {"output_dir": str(tmp_path / "labels")}
