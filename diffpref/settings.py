@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpref.config import ALIASES, OBJECTIVES, TrainConfig
-from diffpref.typed import convert, nearest, read_yaml
+from diffpref.typed import read_yaml, replace_flat
 
 
 def _groups(config: TrainConfig) -> Iterator[tuple[str, Any]]:
@@ -37,24 +37,7 @@ def from_mapping(values: Mapping[str, Any], where: str, base: TrainConfig | None
         if not isinstance(name, str) or name not in OBJECTIVES:
             raise ValueError(f"{where}: objective must be one of {sorted(OBJECTIVES)}, got {name!r}.")
         config = dataclasses.replace(config, objective=OBJECTIVES[name]())
-    known = _fields(config)
-    changes: dict[str, dict[str, Any]] = {}
-    for given, value in values.items():
-        key = ALIASES.get(given, given)
-        if key != given and key in values:
-            raise ValueError(f"{where}: {given} and {key} are two names of one setting: give one of them.")
-        if key not in known:
-            raise ValueError(f"{where}: unknown key {given!r}.{nearest(given, [*known, *ALIASES, 'objective'])}")
-        group, hint = known[key]
-        try:
-            changes.setdefault(group, {})[key] = convert(value, hint)
-        except TypeError as rule:
-            raise ValueError(f"{where}: {given} must be {rule}, got {value!r}.") from None
-    try:
-        parts = {g: dataclasses.replace(getattr(config, g), **fields) for g, fields in changes.items()}
-    except ValueError as problem:
-        raise ValueError(f"{where}: {problem}") from None
-    return dataclasses.replace(config, **parts)
+    return replace_flat(config, values, _fields(config), where, aliases=ALIASES, others=("objective",))
 
 
 def from_yaml(path: Path) -> TrainConfig:

@@ -20,7 +20,7 @@ from diffpref.label.report import write_report
 from diffpref.label.score import Score, reward_key
 from diffpref.label.settings import to_mapping
 from diffpref.label.shards import FileHashes
-from diffpref.label.stages import Stage, check_kept, pending
+from diffpref.label.stages import Stage, kept_marker, pending
 
 CONFIG = "label.yaml"
 
@@ -70,8 +70,10 @@ def _run(
         early.append(Filter(plan))
     if "scores" in wanted:
         early += [Score(plan, reward, keys[reward.name]) for reward in config.rewards]
+    # Before any work: what was dear and made with other settings refuses the run.
     for stage in early:
-        check_kept(stage, plan.shards)
+        for shard in range(plan.shards if stage.keep else 0):
+            kept_marker(stage, shard)
     for stage in early:
         _do(stage, plan, executor)
     late = [name for name in ("labels", "packs", "report") if name in wanted]

@@ -40,7 +40,7 @@ class Filter:
         return "filter"
 
     def pictures(self, shard: int) -> int:
-        return len(self.plan.rows(shard)) * self.plan.config.candidates
+        return self.plan.count(shard)
 
     @property
     def settings(self) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from diffpref.dotted import load_callable
+from diffpref.identity import file_hash
 from diffpref.label.config import GeneratorSettings
-from diffpref.label.shards import digest, file_hash
+from diffpref.label.shards import digest
 from diffpref.typed import nearest
 
 WEIGHTS = {".safetensors", ".bin", ".json", ".txt", ".model", ".pt", ".pth", ".ckpt"}

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -107,7 +108,7 @@ class Label:
         return "labels"
 
     def pictures(self, shard: int) -> int:
-        return len(self.plan.rows(shard)) * self.plan.config.candidates
+        return self.plan.count(shard)
 
     @property
     def settings(self) -> str:
@@ -129,35 +130,49 @@ class Label:
     def _shard(self, number: int, report: Report) -> None:
         start, shard = time.monotonic(), shard_of(self, number)
         rows = read_shard(self.plan, number)
+        ballot = self._ballot()
         for group in _groups(rows):
-            self._label(group)
+            ballot.label(group)
         report(len(rows))
         write_table(shard.path(".parquet"), pa.Table.from_pylist(rows, schema=schema(self.plan)))
         finish(self, number, (".parquet",), counts=count(rows), seconds=round(time.monotonic() - start, 3))
 
-    def _label(self, group: list[dict[str, Any]]) -> None:
-        """Set phi and rank of a prompt's pictures that take part, where they are at least two."""
+    def _ballot(self) -> "_Ballot":
+        """What the labels of every prompt share."""
         labels = self.plan.config.labels
         voting = [reward.name for reward in self.plan.config.rewards if not reward.held_out]
-        part = [row for row in group if row["status"] == "ok"]
-        for row in group:
-            row["phi"] = row["rank"] = None
-        if len(part) < 2:
-            return
 
         def per_reward(values: Mapping[str, float]) -> torch.Tensor:
             return torch.tensor([values.get(name, 1.0) for name in voting], dtype=torch.float64)
 
-        scores = torch.tensor([[row[f"score.{name}"] for row in part] for name in voting], dtype=torch.float64)
-        weights = per_reward(labels.weights)
         spread = {
             "mean": per_reward({name: value.mean for name, value in self.moments.items()}),
             "std": per_reward({name: value.std for name, value in self.moments.items()}),
         }
         more = {"win_prob": {"temperatures": per_reward(labels.temperatures)}, "mean_z": spread}
-        phi = AGGREGATORS[labels.aggregator](scores, weights=weights, **more.get(labels.aggregator, {}))
-        z = mean_z(scores, weights=weights, **spread)
-        places = ranks(phi, z, [row["image_id"] for row in part])
+        weights = per_reward(labels.weights)
+        phi = partial(AGGREGATORS[labels.aggregator], weights=weights, **more.get(labels.aggregator, {}))
+        return _Ballot(voting, phi, partial(mean_z, weights=weights, **spread))
+
+
+@dataclass(frozen=True)
+class _Ballot:
+    """How scores "r k" of the rewards that have a say become the labels of a prompt."""
+
+    voting: list[str]
+    phi: Callable[[torch.Tensor], torch.Tensor]
+    z: Callable[[torch.Tensor], torch.Tensor]
+
+    def label(self, group: list[dict[str, Any]]) -> None:
+        """Set phi and rank of a prompt's pictures that take part, where they are at least two."""
+        part = [row for row in group if row["status"] == "ok"]
+        for row in group:
+            row["phi"] = row["rank"] = None
+        if len(part) < 2:
+            return
+        scores = torch.tensor([[row[f"score.{name}"] for row in part] for name in self.voting], dtype=torch.float64)
+        phi = self.phi(scores)
+        places = ranks(phi, self.z(scores), [row["image_id"] for row in part])
         for row, value, rank in zip(part, phi.tolist(), places.tolist(), strict=True):
             row["phi"], row["rank"] = value, rank
 

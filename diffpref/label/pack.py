@@ -37,7 +37,7 @@ class Pack:
         return f"packs/{self.pack.name}"
 
     def pictures(self, shard: int) -> int:
-        return len(self.plan.rows(shard)) * self.plan.config.candidates
+        return self.plan.count(shard)
 
     @property
     def settings(self) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 from PIL import Image
 
+from diffpref.data.rows import decode
+
 PNG_LEVEL = 1
 """zlib's fastest level: at 1024 x 1024 a higher one takes several times as long for a few percent."""
 _ENCODERS = 2
@@ -85,9 +87,3 @@ class TarReader:
 
     def close(self) -> None:
         self._tar.close()
-
-
-def decode(data: bytes) -> Image.Image:
-    """The picture of PNG bytes, in RGB."""
-    with Image.open(io.BytesIO(data)) as image:
-        return image.convert("RGB")

@@ -71,6 +71,10 @@ class Plan:
         part = slice(shard * size, (shard + 1) * size)
         return list(zip(self.prompt_ids[part], self.prompts[part], strict=True))
 
+    def count(self, shard: int) -> int:
+        """How many pictures a shard has, of all generators."""
+        return len(self.rows(shard)) * self.config.candidates
+
     def pictures(self, shard: int, generator: GeneratorSettings) -> list[Planned]:
         """The pictures of one generator in a shard, in the order in which they are drawn and kept."""
         return [

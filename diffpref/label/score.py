@@ -13,15 +13,16 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+from diffpref.data.rows import decode
 from diffpref.dotted import is_address, load_callable
+from diffpref.identity import file_hash
 from diffpref.label.config import RewardUse
 from diffpref.label.filter import Source, images_markers
 from diffpref.label.generate import words
 from diffpref.label.generators import WEIGHTS, content_of
-from diffpref.label.pictures import decode
 from diffpref.label.plan import Plan
 from diffpref.label.provenance import versions
-from diffpref.label.shards import digest, file_hash, inputs_of, write_table
+from diffpref.label.shards import digest, inputs_of, write_table
 from diffpref.label.stages import Failures, Report, Work, count, finish, shard_of
 from diffpref.rewards import REWARDS, CheckedReward, WrongAnswer, find_reward, reward_settings
 from diffpref.typed import read_yaml
@@ -87,7 +88,7 @@ class Score:
         return f"scores/{self.reward.name}"
 
     def pictures(self, shard: int) -> int:
-        return len(self.plan.rows(shard)) * self.plan.config.candidates
+        return self.plan.count(shard)
 
     @property
     def settings(self) -> str:

@@ -18,21 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffpref import atomic
+from diffpref.identity import file_hash
 
 
 def digest(value: object) -> str:
     """A short name of a JSON-like value: equal for equal values."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            found.update(block)
-    return found.hexdigest()
 
 
 class FileHashes:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from diffpref.label.pictures import decode
+from diffpref.data.rows import decode
 from diffpref.page import Page
 
 PROMPTS = 24

@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import torch
 
 from diffpref.label.plan import Plan
-from diffpref.label.shards import Shard
+from diffpref.label.shards import Marker, Shard
 
 Report: TypeAlias = Callable[[int], None]
 """Called with the number of pictures that were just done."""
@@ -63,25 +63,30 @@ def pending(stage: Stage, number: int) -> bool:
     Raises:
         ValueError: it was done with other settings, and the stage keeps what was dear; or its files were changed.
     """
+    marker = kept_marker(stage, number)
+    return marker is None or marker.settings != stage.settings or marker.inputs != stage.inputs(number)
+
+
+def kept_marker(stage: Stage, number: int) -> Marker | None:
+    """The shard's marker, or None where it is not done.
+
+    Raises:
+        ValueError: it was done with other settings, and the stage keeps what was dear; or its files were changed.
+    """
     shard = shard_of(stage, number)
     marker = shard.marker()
-    if marker is None:
-        return True
-    if stage.keep and marker.settings != stage.settings:
+    if marker is not None and stage.keep and marker.settings != stage.settings:
         kind, _, name = stage.name.partition("/")
         raise ValueError(
             f"{shard.marker_path}: the {kind} of {name!r} were made with other settings. Give the changed one another "
             f"name; or delete {shard.marker_path.parent}, and all of them are made again."
         )
-    return marker.settings != stage.settings or marker.inputs != stage.inputs(number)
+    return marker
 
 
-def check_kept(stage: Stage, shards: int) -> None:
-    """Raise ValueError, before any work, where the stage holds what other settings made and it was dear."""
-    for number in range(shards if stage.keep else 0):
-        marker = shard_of(stage, number).marker()
-        if marker is not None and marker.settings != stage.settings:
-            pending(stage, number)
+def all_done(stage: Stage, shards: int) -> bool:
+    """Whether no shard of the stage is left to do."""
+    return not any(pending(stage, shard) for shard in range(shards))
 
 
 def finish(stage: Stage, number: int, suffixes: Sequence[str], *, counts: Mapping[str, int], **about: object) -> None:

@@ -1,12 +1,12 @@
 """A reward's weights: found on disk or on the hub, read without running code, checked key by key, and hashed."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from diffpref.identity import file_hash, installed
 
 
 def hub_file(repository: str, filename: str) -> Path:
@@ -97,25 +97,12 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, 
 
 def sha256(files: Sequence[Path]) -> str:
     """The files' SHA-256 in hexadecimal, each with its name where there are several."""
-    sums: list[str] = []
-    for path in files:
-        digest = hashlib.sha256()
-        with path.open("rb") as stream:
-            while chunk := stream.read(1 << 24):
-                digest.update(chunk)
-        sums.append(digest.hexdigest() if len(files) == 1 else f"{path.name}:{digest.hexdigest()}")
-    return " ".join(sums)
+    return " ".join(file_hash(path) if len(files) == 1 else f"{path.name}:{file_hash(path)}" for path in files)
 
 
 def versions(*packages: str) -> dict[str, str]:
     """The installed versions that scores depend on, by package."""
-    found: dict[str, str] = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+    return {**dict.fromkeys(packages, "absent"), **installed(packages)}
 
 
 def _first(keys: Sequence[str]) -> str:

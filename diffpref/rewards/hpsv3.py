@@ -16,14 +16,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diffpref.rewards.checkpoint import check_keys, read_tensors, sha256, versions
+from diffpref.rewards.clip_pairs import DTYPES, Dtype, check_batch_size
 from diffpref.rewards.qwen import (
     LIBRARIES,
-    Dtype,
     inputs,
     load_processor,
     refuse_special_tokens,
     resized,
-    torch_dtype,
     weights_file,
 )
 from diffpref.rewards.vision import in_batches
@@ -164,8 +163,7 @@ class Hpsv3Settings:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or above, got {self.batch_size}.")
+        check_batch_size(self.batch_size)
 
     def load(self, device: torch.device) -> Hpsv3:
         """The model on the device.
@@ -179,7 +177,7 @@ class Hpsv3Settings:
         added = AddedToken(TOKEN, lstrip=False, rstrip=False, normalized=False, special=True)
         processor.tokenizer.add_tokens([added], special_tokens=True)  # type: ignore[attr-defined]
         path = weights_file(self.checkpoint, "HPSv3.safetensors")
-        backbone, head = _load(path, self.base, len(processor.tokenizer), torch_dtype(self.dtype))  # type: ignore[attr-defined]
+        backbone, head = _load(path, self.base, len(processor.tokenizer), DTYPES[self.dtype])  # type: ignore[attr-defined]
         return Hpsv3(
             backbone.to(device),  # type: ignore[arg-type]
             head=head.to(device),

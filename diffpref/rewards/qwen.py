@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "transformers", "pillow")
 """What a score depends on, beside the weights."""
-Dtype = Literal["float32", "bfloat16", "float16"]
 _RATIO = 200
-
-
-def torch_dtype(name: Dtype) -> torch.dtype:
-    """The dtype of that name."""
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
 def smart_size(width: int, height: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:

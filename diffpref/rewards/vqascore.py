@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from diffpref.rewards.checkpoint import sha256, versions, weight_files
-from diffpref.rewards.qwen import LIBRARIES, Dtype, inputs, load_processor, refuse_special_tokens, resized, torch_dtype
+from diffpref.rewards.clip_pairs import DTYPES, Dtype, check_batch_size
+from diffpref.rewards.qwen import LIBRARIES, inputs, load_processor, refuse_special_tokens, resized
 from diffpref.rewards.vision import in_batches
 
 if TYPE_CHECKING:
@@ -104,8 +105,7 @@ class VqaScoreSettings:
     def __post_init__(self) -> None:
         if self.template.count("{}") != 1:
             raise ValueError(f"template must hold {{}} once, where the prompt goes, got {self.template!r}.")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or above, got {self.batch_size}.")
+        check_batch_size(self.batch_size)
 
     def load(self, device: torch.device) -> VqaScore:
         """The model on the device.
@@ -119,7 +119,7 @@ class VqaScoreSettings:
         answers = _single_tokens(processor, self.answers, self.checkpoint)
         try:
             loaded = AutoModelForImageTextToText.from_pretrained(
-                self.checkpoint, dtype=torch_dtype(self.dtype), attn_implementation="sdpa", output_loading_info=True
+                self.checkpoint, dtype=DTYPES[self.dtype], attn_implementation="sdpa", output_loading_info=True
             )
         except (OSError, ValueError) as problem:
             raise ValueError(

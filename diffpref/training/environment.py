@@ -1,6 +1,5 @@
 """What a run depends on besides its settings: versions, the git commit, the command, the machine."""
 
-import importlib.metadata
 import platform
 import resource
 import subprocess
@@ -9,18 +8,14 @@ from pathlib import Path
 
 import torch
 
+from diffpref.identity import installed
+
 PACKAGES = ("diffpref", "torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "xformers")
 
 
 def versions() -> dict[str, str]:
     """The installed versions of the packages that touch the result."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **installed(PACKAGES)}
 
 
 def git_commit(folder: Path) -> str | None:

@@ -18,7 +18,7 @@ from diffpref.backbones import quiet_libraries
 from diffpref.label.config import Run
 from diffpref.label.executors import Progress
 from diffpref.label.executors.worker import Worker, device_of
-from diffpref.label.stages import Stage, pending
+from diffpref.label.stages import Stage, all_done
 
 _here: Worker | None = None
 """The worker of a pool's process."""
@@ -152,7 +152,7 @@ class Local:
                 return
 
     def wait(self, stage: Stage, shards: int) -> bool:
-        return not any(pending(stage, shard) for shard in range(shards))
+        return all_done(stage, shards)
 
     def close(self) -> None:
         if self._worker is not None:

@@ -8,8 +8,6 @@ import os
 import time
 from pathlib import Path
 
-import torch
-
 from diffpref.label.config import Run
 from diffpref.label.executors import Progress
 from diffpref.label.executors.worker import Worker, device_of
@@ -66,5 +64,3 @@ class Ranks:
 
     def close(self) -> None:
         self._worker.close()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

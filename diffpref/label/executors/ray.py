@@ -10,14 +10,12 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffpref.backbones import quiet_libraries
 from diffpref.label.config import Run
 from diffpref.label.executors import Progress
 from diffpref.label.executors.local import lock_folder
 from diffpref.label.executors.worker import Worker, device_of
-from diffpref.label.stages import Stage, pending
+from diffpref.label.stages import Stage, all_done, pending
 
 
 class _Actor:
@@ -102,11 +100,9 @@ class RayPool:
             progress(stage.pictures(int(row["shard"])))
 
     def wait(self, stage: Stage, shards: int) -> bool:
-        return not any(pending(stage, shard) for shard in range(shards))
+        return all_done(stage, shards)
 
     def close(self) -> None:
         if self._ours:
             self._ray.shutdown()
         self._lock.close()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

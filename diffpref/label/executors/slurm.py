@@ -14,7 +14,7 @@ from diffpref import atomic
 from diffpref.label.config import Run
 from diffpref.label.executors import Progress
 from diffpref.label.executors.worker import Worker, device_of
-from diffpref.label.stages import Stage, pending
+from diffpref.label.stages import Stage, all_done
 
 ARRAY, FINISH = "label.sbatch", "finish.sbatch"
 
@@ -84,7 +84,7 @@ class SlurmArray:
 
     def wait(self, stage: Stage, shards: int) -> bool:
         """Whether the other tasks happen to be done as well."""
-        return not any(pending(stage, shard) for shard in range(shards))
+        return all_done(stage, shards)
 
     def close(self) -> None:
         self._worker.close()

@@ -1,12 +1,11 @@
 """A reward's training settings read from YAML and the command line, and written back: flat keys, checked by type."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from diffpref.rewards.training.config import RewardConfig
-from diffpref.typed import convert, nearest, read_yaml
+from diffpref.typed import read_yaml, replace_flat
 
 
 def _fields() -> dict[str, tuple[str, Any]]:
@@ -21,18 +20,7 @@ def from_mapping(values: Mapping[str, Any], where: str, base: RewardConfig | Non
     Raises:
         ValueError: an unknown key or a wrong type; names the key and `where`.
     """
-    config, known = base or RewardConfig(), _fields()
-    changes: dict[str, dict[str, Any]] = {}
-    for key, value in values.items():
-        if key not in known:
-            raise ValueError(f"{where}: unknown key {key!r}.{nearest(key, list(known))}")
-        group, hint = known[key]
-        try:
-            changes.setdefault(group, {})[key] = convert(value, hint)
-        except TypeError as rule:
-            raise ValueError(f"{where}: {key} must be {rule}, got {value!r}.") from None
-    parts = {group: dataclasses.replace(getattr(config, group), **fields) for group, fields in changes.items()}
-    return dataclasses.replace(config, **parts)
+    return replace_flat(base or RewardConfig(), values, _fields(), where)
 
 
 def from_yaml(path: Path) -> RewardConfig:
