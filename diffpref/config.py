@@ -170,6 +170,7 @@ class Run:
     seed: int = 0
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     gradient_checkpointing: bool = False
+    """Keep it on. Without this, loss_mode: auto turns it on where nothing faster fits the memory."""
     allow_tf32: bool = False
     attention: Literal["auto", "fa3", "cudnn", "flash", "xformers", "efficient", "math"] = "auto"
     """The attention kernel; auto takes the fastest that runs on this device, and the log names it."""

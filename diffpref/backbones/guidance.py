@@ -28,7 +28,9 @@ class Guided:
             # What has no empty form, such as picture sizes, is the same for both.
             blank = self.empty[name].to(given).expand_as(given) if name in self.empty else given
             both[name] = torch.cat([blank, given])
-        empty, prompted = self.model(torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
+        found = self.model(torch.cat([x_t, x_t]), torch.cat([t, t]), both)
+        # The scale makes the rounding of a difference in half precision larger.
+        empty, prompted = found.to(torch.promote_types(found.dtype, torch.float32)).chunk(2)
         return empty + self.scale * (prompted - empty)
 
 

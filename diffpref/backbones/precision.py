@@ -1,4 +1,4 @@
-"""The precision that a layer computes in: its weights', or that of autocast."""
+"""The precision that a network and its layers compute in: their weights', or that of autocast."""
 
 import torch
 from torch import Tensor
@@ -14,3 +14,8 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype:
         return tensor.dtype
     # It leaves float64 alone.
     return torch.get_autocast_dtype(kind) if enabled and tensor.dtype != torch.float64 else tensor.dtype
+
+
+def as_weights(network: torch.nn.Module, tensor: Tensor) -> Tensor:
+    """The tensor in the precision of the network's weights; an adapter's float32 does not count."""
+    return tensor.to(next(network.parameters()).dtype)

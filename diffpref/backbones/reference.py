@@ -31,5 +31,12 @@ class AdapterOff:
 
 
 def frozen_copy(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """A copy that no optimizer moves, in evaluation mode."""
-    return copy.deepcopy(network).to(dtype).requires_grad_(False).eval()
+    """A copy that no optimizer moves, in evaluation mode; `dtype` is autocast's, where it is not the network's own.
+
+    Only the weights that autocast casts are kept in it: with the norms' in float32 the copy predicts what the network
+    does, to the last bit."""
+    copied = copy.deepcopy(network).requires_grad_(False).eval()
+    for module in copied.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            module.to(dtype)
+    return copied

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffpref.backbones import Checkpoint, Encoder, latents, unet, unit_weight, weights_hash
+from diffpref.backbones.precision import as_weights
 from diffpref.path import GaussianPath
 from diffpref.transition import Ancestral
 from diffpref.types import Cond
@@ -36,7 +37,8 @@ class SD15:
     path: GaussianPath
 
     def __call__(self, x_t: Float[Tensor, " n *chw"], t: Tensor, cond: Cond) -> Float[Tensor, " n *chw"]:
-        return self.network(x_t, t, cond["prompt_embeds"], return_dict=False)[0]
+        x_t, text = (as_weights(self.network, each) for each in (x_t, cond["prompt_embeds"]))
+        return self.network(x_t, t, text, return_dict=False)[0]
 
 
 def backbone(network: torch.nn.Module, path: GaussianPath) -> SD15:

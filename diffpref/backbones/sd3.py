@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffpref.backbones import Checkpoint, Encoder, Times, latents, unit_weight, weights_hash
 from diffpref.backbones.lora import lora_metadata, lora_state
+from diffpref.backbones.precision import as_weights
 from diffpref.path import GaussianPath, rectified_flow
 from diffpref.transition import FlowSDE
 from diffpref.types import Cond
@@ -76,7 +77,8 @@ class SD3:
     def __call__(self, x_t: Float[Tensor, " n *chw"], t: Tensor, cond: Cond) -> Float[Tensor, " n *chw"]:
         # bfloat16 knows no 999.
         timestep = STEPS * t.float()
-        return self.network(x_t, cond["prompt_embeds"], cond["pooled"], timestep, return_dict=False)[0]
+        x_t, text, pooled = (as_weights(self.network, each) for each in (x_t, cond["prompt_embeds"], cond["pooled"]))
+        return self.network(x_t, text, pooled, timestep, return_dict=False)[0]
 
 
 def backbone(network: torch.nn.Module, path: GaussianPath) -> SD3:

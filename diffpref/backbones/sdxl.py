@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffpref.backbones import Checkpoint, Encoder, latents, unet, unit_weight, weights_hash
+from diffpref.backbones.precision import as_weights
 from diffpref.path import GaussianPath
 from diffpref.transition import Ancestral
 from diffpref.types import Cond
@@ -34,8 +35,10 @@ class SDXL:
     path: GaussianPath
 
     def __call__(self, x_t: Float[Tensor, " n *chw"], t: Tensor, cond: Cond) -> Float[Tensor, " n *chw"]:
-        added = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"]}
-        return self.network(x_t, t, cond["prompt_embeds"], added_cond_kwargs=added, return_dict=False)[0]
+        x_t, text, pooled = (as_weights(self.network, each) for each in (x_t, cond["prompt_embeds"], cond["pooled"]))
+        # The sizes stay in float32: bfloat16 knows no 1023.
+        added = {"text_embeds": pooled, "time_ids": cond["time_ids"]}
+        return self.network(x_t, t, text, added_cond_kwargs=added, return_dict=False)[0]
 
 
 def backbone(network: torch.nn.Module, path: GaussianPath) -> SDXL:

@@ -77,15 +77,15 @@ def shape_of(architecture: Architecture, resolution: int, text_tokens: int | Non
     return Shape(latent, cond)
 
 
-def meta_probe(shape: Shape, groups: int, candidates: int, dtype: torch.dtype) -> Probe:
-    """A probe of the given size on meta tensors; t and weight are float32."""
+def meta_probe(shape: Shape, groups: int, candidates: int) -> Probe:
+    """A float32 probe of the given size on meta tensors."""
 
-    def tensor(*size: int, kind: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(size, dtype=kind, device="meta")
+    def tensor(*size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.float32, device="meta")
 
-    cond = {name: tensor(groups, *size, kind=dtype) for name, size in shape.cond.items()}
+    cond = {name: tensor(groups, *size) for name, size in shape.cond.items()}
     pictures = (groups, candidates, *shape.latent)
-    x_t, target = (tensor(*pictures, kind=dtype) for _ in range(2))
+    x_t, target = (tensor(*pictures) for _ in range(2))
     return Probe(x_t, target, tensor(groups), tensor(groups), cond)
 
 

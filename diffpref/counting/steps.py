@@ -43,15 +43,18 @@ class Setup:
     text_tokens: int | None = None
     guidance: float = 1.0
     """Classifier-free guidance in the loss; other than 1 it doubles every forward."""
-    autocast: bool = True
-    """The loop's autocast over weights that are in half precision already."""
     stock: bool = False
-    """peft's LoRA and diffusers' attention, as the published scripts have them."""
+    """peft's LoRA, diffusers' attention and autocast over a base in half precision, as the published scripts do it."""
 
     @property
     def dtype(self) -> torch.dtype:
         """What the network computes in."""
         return DTYPES[self.precision]
+
+    @property
+    def autocast(self) -> bool:
+        """Whether autocast is on: over float32 weights, and in the published scripts also over half precision."""
+        return self.precision != "no" and (self.adapter == "full" or self.stock)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Ready:
 
     def autocast(self) -> AbstractContextManager[Region]:
         """The precision that the loop runs the network under."""
-        if self.setup.precision == "no" or not self.setup.autocast:
+        if not self.setup.autocast:
             return nullcontext(nullcontext)
         kind = self.parameters[0].device.type
         if kind == "meta":
@@ -75,9 +78,8 @@ class Ready:
         return nullcontext(lambda: torch.autocast(kind, self.setup.dtype))
 
     def probe(self, groups: int, k: int) -> Probe:
-        """A batch on meta tensors: in float32 where autocast casts it, as the loop has it."""
-        cast = self.setup.autocast or self.setup.precision == "no"
-        probe = meta_probe(self.shape, groups, k, torch.float32 if cast else self.setup.dtype)
+        """A batch, in float32 as the loop has it."""
+        probe = meta_probe(self.shape, groups, k)
         device = self.parameters[0].device
         if device.type == "meta":
             return probe

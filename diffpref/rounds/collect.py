@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from diffpref import atomic
@@ -14,7 +13,7 @@ from diffpref.backbones.guidance import guided
 from diffpref.config import TrainConfig
 from diffpref.data.cache import TensorStore, content_key, to_dtype
 from diffpref.data.encode import encode_prompts
-from diffpref.training.models import build_models, checkpoint_of, free_memory
+from diffpref.training.models import accelerator_of, build_models, checkpoint_of, free_memory
 from diffpref.training.source import encode_fixed
 from diffpref.training.stream import generator
 from diffpref.transition import finish, sample_chain
@@ -45,7 +44,7 @@ def collect(
 
     Everything is kept in `folder`: what is there is not sampled again. A chain's noise follows from the run's seed, its
     prompt's place and its own, so that a resumed collection gives what an undisturbed one does."""
-    accelerator = Accelerator(mixed_precision=config.run.mixed_precision)
+    accelerator = accelerator_of(config)
     rounds, device = config.rounds, accelerator.device
     store = TensorStore(folder / "chains")
     encoder: Encoder = family.load_encoder(checkpoint_of(config), device)

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
 from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
@@ -30,7 +28,7 @@ from diffpref.training.engine.plan import PLAN, read_plan
 from diffpref.training.environment import peak_memory_gib
 from diffpref.training.health import CollapseAlarm, pair_table, saturation, summarize
 from diffpref.training.log import MetricsLog
-from diffpref.training.models import build_models, checkpoint_of
+from diffpref.training.models import accelerator_of, build_models, checkpoint_of
 from diffpref.training.optimizer import build_optimizer, build_schedule, effective_rate
 from diffpref.training.output import save_output
 from diffpref.training.report import write_report
@@ -63,11 +61,7 @@ def train(
     prepare.check_family(config, family)
     times = family.resolve_times(checkpoint_of(config), config.times)
     source = source or Rows(read_rows(config))
-    accelerator = Accelerator(
-        mixed_precision=run.mixed_precision,
-        log_with=trackers or None,  # type: ignore[arg-type]
-        project_config=ProjectConfiguration(project_dir=str(run.output_dir), logging_dir=str(run.output_dir / "logs")),
-    )
+    accelerator = accelerator_of(config, trackers)
     main = accelerator.is_main_process
     say_once = say if main else lambda line: None
     if run.allow_tf32:

@@ -331,7 +331,7 @@ def counts(backend: str) -> tuple[int, float]:
     """Launches of one pair's step, and GiB that its backward needs, of SDXL at 1024 x 1024 with rank 64."""
     network = build_network(SDXL.network, torch.bfloat16)
     attach_lora(network, 64, sdxl.LORA_TARGETS, seed=0, backend=backend)
-    model, probe = meta_backbone(SDXL, network), meta_probe(shape_of(SDXL, 1024), 1, 2, torch.bfloat16)
+    model, probe = meta_backbone(SDXL, network), meta_probe(shape_of(SDXL, 1024), 1, 2)
     weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
     with as_on_a_gpu():
         with torch.no_grad():

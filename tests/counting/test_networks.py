@@ -31,7 +31,7 @@ def test_forward_flops(architecture: Architecture, resolution: int, tokens: int 
     model = meta_backbone(architecture, build_network(architecture.network, torch.bfloat16))
     shape = shape_of(architecture, resolution, tokens)
     with as_on_a_gpu(), torch.no_grad(), Usage() as usage:
-        prediction = predict(model, meta_probe(shape, 1, 1, torch.bfloat16))
+        prediction = predict(model, meta_probe(shape, 1, 1))
     assert prediction.shape == (1, 1, *shape.latent)
     assert usage.flops / 1e12 == pytest.approx(teraflops, rel=1e-3)
 
@@ -41,7 +41,7 @@ def test_flops_grow_with_the_batch_and_launches_do_not() -> None:
     counts = []
     for groups in (1, 3):
         with as_on_a_gpu(), torch.no_grad(), Usage() as usage:
-            predict(model, meta_probe(shape_of(EDM, 32), groups, 2, torch.float32))
+            predict(model, meta_probe(shape_of(EDM, 32), groups, 2))
         counts.append((usage.flops, usage.launches))
     # The embedding of t is computed for each row too, so everything grows alike.
     assert counts[1] == (3 * counts[0][0], counts[0][1])

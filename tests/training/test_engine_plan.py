@@ -43,6 +43,11 @@ def auto(work: Work, gib: float, **options: Any) -> tuple[str, int, bool]:
         (LIST, 9, ("deferred", 1, False)),
         # Seven scratches do not fit beside a candidate: with checkpointing the whole list does.
         (LIST, 7, ("joint", 8, True)),
+        # Nor does a longer list: two passes cost what checkpointing does, and have no scratch.
+        (replace(LIST, k=16), 7, ("two-pass", 1, False)),
+        (replace(LIST, k=16), 6.9, ("two-pass", 1, False)),
+        (replace(LIST, k=16), 6, ("deferred", 1, True)),
+        (replace(LIST, k=16, lora=False), 6, ("two-pass", 10, True)),
         (FULL, 20, ("deferred", 2, False)),
         # A scratch of all weights is never worth it.
         (FULL, 10, ("joint", 8, True)),

@@ -87,8 +87,8 @@ def choose(work: Work, *, mode: str, micro_batch: int, checkpointing: bool, budg
     """The plan for the settings: the mode that is asked for, or for `auto` the fastest that fits.
 
     Joint has the best shapes and no extra work. Deferred has no extra work either, but needs scratches where less than
-    a group fits, which only LoRA's small gradients allow; checkpointing costs about a quarter of forward and backward,
-    two passes a third.
+    a group fits, which only LoRA's small gradients allow. Checkpointing and two passes both run every forward once
+    more; two passes have no scratch, whatever the length of a list.
 
     Args:
         micro_batch: candidates of one graph; 0 for the most that fit.
@@ -120,7 +120,6 @@ def choose(work: Work, *, mode: str, micro_batch: int, checkpointing: bool, budg
 
 def _options(work: Work, mode: str, micro_batch: int, checkpointing: bool) -> Iterator[tuple[str, int, bool]]:
     """(mode, micro-batch, checkpointing) in the order of speed."""
-    more = [True] if checkpointing or work.checkpointed is None else [False, True]
 
     def sizes(name: str) -> list[int]:
         return [micro_batch] if micro_batch and name != "joint" else micro_batches(work, name)
@@ -129,11 +128,20 @@ def _options(work: Work, mode: str, micro_batch: int, checkpointing: bool) -> It
         # A mode that is asked for is taken as it is asked for: checkpointing is a setting of its own.
         yield from ((mode, size, checkpointing) for size in sizes(mode))
         return
-    for gc in [checkpointing] if checkpointing or work.checkpointed is None else more:
-        yield "joint", work.groups * work.k, gc
-        if work.cut:
-            # Whole groups need no scratch; a part of one needs scratches as large as the trained weights.
-            yield from (("deferred", size, gc) for size in sizes("deferred") if work.lora or size >= work.k)
-    if work.cut:
-        for gc in [checkpointing] if checkpointing or work.checkpointed is None else more:
-            yield from (("two-pass", size, gc) for size in sizes("two-pass"))
+    # Whole groups need no scratch; a part of one needs scratches as large as the trained weights.
+    whole = [size for size in sizes("deferred") if size >= work.k]
+    parts = [size for size in sizes("deferred") if size < work.k and work.lora]
+    order: list[tuple[str, list[int], bool]] = [
+        ("joint", [work.groups * work.k], False),
+        ("deferred", whole + parts, False),
+        # From here on every candidate's forward is computed twice: by checkpointing, or in a pass of its own.
+        ("joint", [work.groups * work.k], True),
+        ("deferred", whole, True),
+        ("two-pass", sizes("two-pass"), False),
+        ("deferred", parts, True),
+        ("two-pass", sizes("two-pass"), True),
+    ]
+    for name, few, gc in order:
+        if (gc and work.checkpointed is None) or (checkpointing and not gc) or (name != "joint" and not work.cut):
+            continue
+        yield from ((name, size, gc) for size in few)
