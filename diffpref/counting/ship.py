@@ -15,14 +15,14 @@ from diffpref.counting.steps import Setup
 
 def questions(config: Path) -> list[tuple[Setup, str, tuple[int, ...]]]:
     """All counts that the doctor needs for a config."""
-    from diffpref.doctor.needs import candidates, setup_of
+    from diffpref.doctor.needs import batch_of, setup_of
     from diffpref.settings import from_yaml
 
     settings = from_yaml(config)
     found: list[tuple[Setup, str, tuple[int, ...]]] = []
     for checkpointing in (False, True):
         setup = replace(setup_of(settings), checkpointing=checkpointing)
-        joint = (settings.optimization.train_batch_size, candidates(settings))
+        joint = batch_of(settings)[:2]
         found += [(setup, "size", ()), (setup, "graph", ()), (setup, "joint", joint)]
         found += [(setup, mode, (1, 2)) for mode in ("deferred", "two-pass")]
     return found

@@ -162,7 +162,7 @@ def our_step(ready: Ready, region: Region, probe: Probe, mode: str, micro_batch:
     found: References = ReferencePass(ready.reference, region)(block, forwards[mode])
     if mode == "joint":
         with region():
-            _, loss = joint_loss(ready.policy, objective, block.parts[0], found, rows)
+            _, loss = joint_loss(ready.policy, objective, block, 0, found)
             loss.mean().backward()
         return
     runner = Runner(ready.policy, ready.parameters, objective, region)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Integer
@@ -24,7 +25,8 @@ class ChainPair:
 class EncodedChains:
     """Chains "s *chw" that lie in a store under `latents`, all at the same falling times "s".
 
-    Group g is step g % (s - 1) of pair g // (s - 1)."""
+    Group g is step g % (s - 1) of pair g // (s - 1). The pairs of a prompt at one step share their chains: they are a
+    bundle, which is read together, so that each chain's step runs once for all its pairs."""
 
     pairs: Sequence[ChainPair]
     times: Float[Tensor, " s"] | Integer[Tensor, " s"]
@@ -35,6 +37,20 @@ class EncodedChains:
 
     def __len__(self) -> int:
         return len(self.pairs) * (len(self.times) - 1)
+
+    @cached_property
+    def bundles(self) -> list[list[int]]:
+        """The groups that share chains: those of a prompt at one step."""
+        by_prompt: dict[str, list[int]] = {}
+        for place, pair in enumerate(self.pairs):
+            by_prompt.setdefault(pair.prompt, []).append(place)
+        steps = len(self.times) - 1
+        return [[place * steps + step for place in places] for places in by_prompt.values() for step in range(steps)]
+
+    def names(self, indices: Sequence[int]) -> tuple[str, ...]:
+        """A name for each candidate of the groups; equal names are one chain at one step."""
+        places = [divmod(index, len(self.times) - 1) for index in indices]
+        return tuple(f"{chain} {step}" for pair, step in places for chain in self.pairs[pair].chains)
 
     def steps(self, indices: Sequence[int], dropped: Sequence[bool]) -> tuple[Candidates, Tensor, Tensor, Tensor]:
         """The groups: candidates whose x0 is the latent before the step, x_s after it "b 2 *chw", t and s " b"."""

@@ -6,7 +6,7 @@ from diffpref.config import TrainConfig
 from diffpref.counting.kept import Facts, facts
 from diffpref.counting.steps import MODES, Setup
 from diffpref.doctor.architecture import architecture_of, text_tokens
-from diffpref.training.engine.build import STATES
+from diffpref.training.engine.build import STATES, sizes
 from diffpref.training.engine.memory import GIB, KEPT_FREE
 from diffpref.training.engine.plan import TRANSIENT, Plan, Work, choose
 from diffpref.training.source import candidates_of
@@ -79,9 +79,9 @@ def setup_of(config: TrainConfig) -> Setup:
     )
 
 
-def candidates(config: TrainConfig) -> int:
-    """Pictures of a group."""
-    return LIST if candidates_of(config) == "lists" else 2
+def batch_of(config: TrainConfig) -> tuple[int, int, int]:
+    """As the engine's `sizes`: groups, pictures of a group, and those of a batch where its groups are cut."""
+    return sizes(config, config.optimization.train_batch_size, LIST if candidates_of(config) == "lists" else 2)
 
 
 def needs_of(config: TrainConfig) -> Needs:
@@ -90,7 +90,7 @@ def needs_of(config: TrainConfig) -> Needs:
     Raises:
         ValueError: an unknown architecture, or settings that it cannot be trained with.
     """
-    setup, groups, k = setup_of(config), config.optimization.train_batch_size, candidates(config)
+    setup, (groups, k, alone) = setup_of(config), batch_of(config)
     found = {
         checkpointing: facts(replace(setup, checkpointing=checkpointing), groups, k) for checkpointing in (False, True)
     }
@@ -107,7 +107,7 @@ def needs_of(config: TrainConfig) -> Needs:
         resolution=config.data.resolution,
         groups=groups,
         candidates=k,
-        accumulation=config.optimization.gradient_accumulation_steps,
+        accumulation=1 if alone else config.optimization.gradient_accumulation_steps,
         parameters=plain.parameters,
         trained=plain.trained,
         # All weights are trained in float32; a base under LoRA is held as it computes.
@@ -118,7 +118,7 @@ def needs_of(config: TrainConfig) -> Needs:
         optimizer=plain.trained * STATES[config.optimization.optimizer],
         ema=plain.trained * 4 if config.adapter.use_ema else 0,
         modes=modes,
-        work=Work(plain.candidate, found[True].candidate, plain.trained * 4, groups, k, lora),
+        work=Work(plain.candidate, found[True].candidate, plain.trained * 4, groups, k, lora, batch=alone),
         inversion=_inversion(config),
     )
 

@@ -62,6 +62,8 @@ class StepBatch:
     t: Tensor
     x_s: Tensor
     s: Tensor
+    names: tuple[str, ...] = ()
+    """Of each candidate; equal names are one chain at one step."""
 
     def to(self, device: torch.device) -> "StepBatch":
         """The batch on a device."""
@@ -70,6 +72,7 @@ class StepBatch:
             self.t.to(device),
             self.x_s.to(device, non_blocking=True),
             self.s.to(device),
+            self.names,
         )
 
 
@@ -103,17 +106,29 @@ class Drawing:
 class _Stream(Dataset):
     def __init__(self, data: EncodedPreferences | EncodedChains, drawing: Drawing):
         self.data, self.drawing = data, drawing
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def _index(self, position: int) -> int:
+        """The group at a position; chains come in bundles of those that share their steps."""
+        seed, data = self.drawing.seed, self.data
+        if not isinstance(data, EncodedChains):
+            return index_at(seed, position, len(data))
+        epoch, place = divmod(position, len(data))
+        if self._order[0] != epoch:
+            order = torch.randperm(len(data.bundles), generator=generator(seed, "epoch", epoch)).tolist()
+            self._order = (epoch, [group for bundle in order for group in data.bundles[bundle]])
+        return self._order[1][place]
 
     def __getitem__(self, positions: Sequence[int]) -> Batch | StepBatch:  # type: ignore[override]
         data, how = self.data, self.drawing
-        indices = [index_at(how.seed, position, len(data)) for position in positions]
+        indices = [self._index(position) for position in positions]
         places = [how.place(position, len(data)) for position in positions]
         draws = [generator(how.seed, *place) for place in places]
         coins = torch.stack([torch.rand(2, generator=draw) for draw in draws])
         dropped = [bool(coin < how.empty) for coin in coins[:, 1]]
         if isinstance(data, EncodedChains):
             candidates, x_s, t, s = data.steps(indices, dropped)
-            return StepBatch(candidates, t, x_s, s)
+            return StepBatch(candidates, t, x_s, s, data.names(indices))
         candidates = data.candidates(indices, [how.flip and bool(coin < 0.5) for coin in coins[:, 0]], dropped)
         t = torch.stack([how.family.draw_t(how.path, how.times, draw) for draw in draws])
         shape = candidates.x0.shape[2:] if how.shared_noise else candidates.x0.shape[1:]
@@ -132,13 +147,15 @@ def batches(
     accumulation: int,
     share: tuple[int, int],
 ) -> Iterator[Batch | StepBatch]:
-    """This process's batches of steps first_step to steps - 1, `accumulation` for each step, read on demand."""
+    """This process's batches of steps first_step to steps - 1, `accumulation` for each step, read on demand.
+
+    The groups of a process in a step are neighbours, so that they may share what they have in common."""
     rank, processes = share
 
     def positions() -> Iterator[list[int]]:
         for step in range(first_step, steps):
             for part in range(accumulation):
-                start = ((step * accumulation + part) * processes + rank) * size
+                start = ((step * processes + rank) * accumulation + part) * size
                 yield list(range(start, start + size))
 
     # batch_size None: each item of the sampler is a list of positions, and the data set returns the whole batch.

@@ -10,12 +10,14 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from diffpref import errors
 from diffpref.backbones import sdxl
 from diffpref.config import TrainConfig
 from diffpref.label.people import read_pairs
 from diffpref.label.people.pairs import labels_path, write_answers
 from diffpref.rounds import collect, on_policy
-from diffpref.training.engine import step
+from diffpref.training.engine import passes, step
+from diffpref.types import Probe
 from tests.rounds.conftest import start
 from tests.small_sdxl import read_metrics, read_weights
 
@@ -40,7 +42,7 @@ def test_two_rounds(d3po: Make, base: str, monkeypatch: pytest.MonkeyPatch) -> N
 
     def spy(*arguments: Any) -> Any:
         errors, loss = joint_loss(*arguments)
-        probes.append((arguments[2].probe, errors))
+        probes.append((arguments[2].parts[arguments[3]].probe, errors))
         return errors, loss
 
     monkeypatch.setattr(step, "joint_loss", spy)
@@ -210,3 +212,27 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(
     with pytest.raises(ValueError, match=message):
         start(d3po(**changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_each_chain_runs_once_for_all_its_pairs(d3po: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Four chains are six pairs: four pictures forward and backward, not twelve, also where a batch holds one pair."""
+    shapes: list[int] = []
+    predict = errors.predict
+
+    def spy(model: Any, probe: Probe) -> torch.Tensor:
+        shapes.append(probe.x_t.shape[0] * probe.x_t.shape[1])
+        return predict(model, probe)
+
+    monkeypatch.setattr(passes, "predict", spy)
+    found = {}
+    shared = {"rounds": 1, "chains_per_prompt": 4, "gradient_accumulation_steps": 1, "train_batch_size": 6}
+    for name, changes in (("batch", {}), ("window", {"train_batch_size": 1, "gradient_accumulation_steps": 6})):
+        shapes.clear()
+        done = start(d3po(**{**shared, **changes, "output_dir": str(tmp_path / name)}))
+        assert shapes == [4, 4], "two steps of one forward"
+        lines = read_metrics(done)
+        found[name] = (read_weights(done), [line["loss"] for line in lines], {line["loss_mode"] for line in lines})
+    assert found["batch"][2] == {"joint"} and found["window"][2] == {"deferred"}
+    assert found["batch"][1] == pytest.approx(found["window"][1], rel=1e-5)
+    for name, tensor in found["batch"][0].items():
+        torch.testing.assert_close(found["window"][0][name], tensor, rtol=1e-4, atol=1e-6)

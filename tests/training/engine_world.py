@@ -133,9 +133,8 @@ SIZED = [(name, k) for name, case in CASES.items() for k in case.sizes]
 def joint(w: World, objective: Objective, block: Block, references: References) -> Outcome:
     """One graph for each part, with autograd alone: what the other modes are measured against."""
     outcome = Outcome([], [], [])
-    for number, part in enumerate(block.parts):
-        rows = [row for group in block.places[number] for row in group]
-        errors, loss = joint_loss(w.policy, objective, part, references, rows)
+    for number in range(len(block.parts)):
+        errors, loss = joint_loss(w.policy, objective, block, number, references)
         (loss.mean() / len(block.parts)).backward()
         outcome.errors.append(errors)
         outcome.losses.append(loss)

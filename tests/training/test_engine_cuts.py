@@ -10,7 +10,7 @@ from diffpref.training.engine.head import coefficients, separable
 from diffpref.training.engine.passes import deferred, two_pass
 from diffpref.training.engine.rows import Block, Part
 from diffpref.types import Errors
-from tests.training.engine_world import CASES, World, part, references, world
+from tests.training.engine_world import CASES, World, joint, part, references, world
 from tests.training.test_engine_modes import autograd, relative
 
 CLIPPED = D3PO(beta=0.1, clip=0.1, clip_style="clamp")
@@ -129,3 +129,15 @@ def test_a_picture_in_several_pairs_runs_once() -> None:
         forwards.clear()
         assert relative(w.gradient(mode), expected) < 1e-12
         assert forwards == runs
+    # One batch that holds all six pairs.
+    probe = whole.probe
+    first, second = ([pair[place] for pair in pairs] for place in (0, 1))
+    places = torch.tensor([first, second]).T
+    cond = {name: value.expand(6, *value.shape[1:]) for name, value in probe.cond.items()}
+    x_t, target = probe.x_t[0][places], probe.target[0][places]
+    batch = replace(probe, x_t=x_t, target=target, t=probe.t.expand(6), weight=probe.weight.expand(6), cond=cond)
+    names = tuple(f"chain {chain}" for pair in pairs for chain in pair)
+    block = Block([Part(batch, torch.tensor([[1.0, -1.0]] * 6), names)])
+    forwards.clear()
+    assert relative(w.gradient(lambda: joint(w, objective, block, references(w, block))), expected) < 1e-12
+    assert forwards == [4, 4], "the reference's and the policy's"

@@ -53,6 +53,9 @@ def auto(work: Work, gib: float, **options: Any) -> tuple[str, int, bool]:
         (FULL, 10, ("joint", 8, True)),
         (replace(FULL, groups=1, k=8, checkpointed=None), 10, ("two-pass", 1, False)),
         (replace(SDXL, cut=False), 40, ("joint", 8, True)),
+        # Seven chains of a prompt, whose pairs come in batches of one: joint would run each chain six times.
+        (replace(LIST, k=7, batch=2), 60, ("deferred", 7, False)),
+        (replace(LIST, k=7, batch=2, cut=False), 60, ("joint", 2, False)),
     ],
 )
 def test_auto_takes_the_fastest_that_fits(work: Work, gib: float, expected: tuple[str, int, bool]) -> None:

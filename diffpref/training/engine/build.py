@@ -1,5 +1,6 @@
 """The engine of a run, from its settings: measured, chosen and said once, before the first step."""
 
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -72,7 +73,8 @@ def make_plan(
     with accelerator.autocast():
         candidate, checkpointed = _measure(policy, network, probe)
     cut = mixing_module(network) is None and accelerator.distributed_type in REPLICATED
-    work = Work(candidate, checkpointed, 4 * count, b, k, config.adapter.adapter == "lora", cut)
+    sets, size, alone = sizes(config, b, k)
+    work = Work(candidate, checkpointed, 4 * count, sets, size, config.adapter.adapter == "lora", cut, alone)
     budget = _budget(settings, accelerator, count * (4 + STATES[config.optimization.optimizer]))
     on = is_checkpointing(network)
     plan = choose(work, mode=mode, micro_batch=settings.micro_batch, checkpointing=on, budget=budget)
@@ -83,6 +85,19 @@ def make_plan(
     if plan.checkpointing and not on:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
     return plan
+
+
+def sizes(config: TrainConfig, b: int, k: int) -> tuple[int, int, int]:
+    """How many sets of candidates belong together, of how many candidates, and `Work.batch`, for b groups of k.
+
+    In D3PO all pairs of a prompt's chains at one step belong together, over the whole window."""
+    chains = config.rounds.chains_per_prompt
+    if config.comparison.probe != "transition" or chains == 2:
+        return b, k, 0
+    pairs = math.comb(chains, 2)
+    accumulation = config.optimization.gradient_accumulation_steps
+    alone = min(b * k, chains * math.ceil(b / pairs)) if accumulation > 1 else 0
+    return math.ceil(b * accumulation / pairs), chains, alone
 
 
 def _measure(policy: Backbone, network: torch.nn.Module, probe: Probe) -> tuple[int, int | None]:
@@ -178,8 +193,10 @@ def build_engine(
         prober,
         lambda prompts: family.group_cond(prompts, config.data.resolution),
         plan,
-        # Weights that are streamed come in once for the whole window.
-        accumulation if streamed is not None else max(together // (b * k), 1),
+        # Weights that are streamed come in once for the whole window, which also holds all pairs of a chain's step.
+        accumulation
+        if streamed is not None or config.comparison.probe == "transition"
+        else max(together // (b * k), 1),
         settings.reference_batch,
         first_batch,
         b == 1 or separable(objective, scores),

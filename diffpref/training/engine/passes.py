@@ -11,7 +11,7 @@ from torch import Tensor
 from diffpref.errors import errors_of, predict, prediction_error
 from diffpref.training.engine.gradients import Scratch, add_scaled, collected
 from diffpref.training.engine.independence import random_state, replayed
-from diffpref.training.engine.rows import Block, Component, Part, chunks
+from diffpref.training.engine.rows import Block, Component, chunks
 from diffpref.training.engine.scalars import Outcome, Scalars, no_losses, outcome_of, slopes_of
 from diffpref.types import Backbone, Errors, Objective
 
@@ -44,19 +44,24 @@ class References:
     error: Float[Tensor, " n"] | None = None
 
 
-def row_errors(runner: Runner, block: Block, references: References, rows: Sequence[int]) -> Errors:
+def errors_at(model: Backbone, block: Block, references: References, rows: Sequence[int]) -> Errors:
     """The errors "n 1" of some rows and their difference, with a graph where gradients are on."""
     probe = block.probe(rows)
     place = torch.tensor(rows, device=probe.x_t.device)
-    # Its own context: autocast keeps the weights that it cast, and those cast without a graph would get no gradient.
+    prediction = predict(model, probe)
+    if references.prediction is not None:
+        return errors_of(prediction, references.prediction[place][:, None], probe)
+    assert references.error is not None
+    policy = prediction_error(prediction, probe.target, probe.weight)
+    reference = references.error[place][:, None]
+    return Errors(policy, reference, policy - reference)
+
+
+def row_errors(runner: Runner, block: Block, references: References, rows: Sequence[int]) -> Errors:
+    """As `errors_at`, in a context of its own: autocast keeps the weights that it cast, and those cast without a graph
+    would get no gradient."""
     with runner.autocast():
-        prediction = predict(runner.model, probe)
-        if references.prediction is not None:
-            return errors_of(prediction, references.prediction[place][:, None], probe)
-        assert references.error is not None
-        policy = prediction_error(prediction, probe.target, probe.weight)
-        reference = references.error[place][:, None]
-        return Errors(policy, reference, policy - reference)
+        return errors_at(runner.model, block, references, rows)
 
 
 def detached(errors: Errors) -> Errors:
@@ -66,23 +71,20 @@ def detached(errors: Errors) -> Errors:
 
 
 def joint_loss(
-    model: Backbone, objective: Objective, part: Part, references: References, rows: Sequence[int]
+    model: Backbone, objective: Objective, block: Block, number: int, references: References
 ) -> tuple[Errors, Tensor]:
-    """The errors and losses of a part in one graph.
-
-    Args:
-        rows: the row of each of its b * k candidates.
-    """
-    probe, shape = part.probe, part.scores.shape
-    place = torch.tensor(rows, device=probe.x_t.device)
-    prediction = predict(model, probe)
-    if references.prediction is not None:
-        errors = errors_of(prediction, references.prediction[place].unflatten(0, shape), probe)
-    else:
-        assert references.error is not None
-        policy = prediction_error(prediction, probe.target, probe.weight)
-        errors = Errors(policy, references.error[place].view(shape))
-    return errors, objective(errors, part.scores)
+    """The errors and losses of a part of the block in one graph; a candidate of several of its groups runs once."""
+    scores = block.parts[number].scores
+    rows = [row for group in block.places[number] for row in group]
+    once = sorted(set(rows))
+    errors = errors_at(model, block, references, once)
+    assert errors.difference is not None
+    found = (errors.policy[:, 0], errors.reference[:, 0], errors.difference[:, 0])
+    if once != rows:
+        place = torch.tensor([once.index(row) for row in rows], device=scores.device)
+        found = [each[place] for each in found]
+    errors = Errors(*(each.view(scores.shape) for each in found))
+    return errors, objective(errors, scores)
 
 
 def deferred(

@@ -29,6 +29,13 @@ class Work:
     lora: bool
     cut: bool = True
     """Whether a batch may be cut: no module mixes its samples."""
+    batch: int = 0
+    """Candidates of one batch, where a group's are spread over several: joint then runs them once in each."""
+
+    @property
+    def joint(self) -> int:
+        """Candidates of joint's graph."""
+        return self.batch or self.groups * self.k
 
 
 @dataclass(frozen=True)
@@ -68,8 +75,7 @@ def read_plan(checkpoint: Path) -> Plan | None:
 def need(work: Work, mode: str, micro_batch: int, *, checkpointing: bool) -> int:
     """Bytes of the graphs and scratches of a mode, at most at once."""
     one = work.candidate if not checkpointing or work.checkpointed is None else work.checkpointed
-    whole = work.groups * work.k
-    held = int(TRANSIENT * one) * (whole if mode == "joint" else min(micro_batch, whole))
+    held = int(TRANSIENT * one) * (work.joint if mode == "joint" else min(micro_batch, work.groups * work.k))
     if mode == "deferred":
         held += max(work.k - micro_batch, 0) * work.gradient
     return held
@@ -78,7 +84,7 @@ def need(work: Work, mode: str, micro_batch: int, *, checkpointing: bool) -> int
 def micro_batches(work: Work, mode: str) -> list[int]:
     """The sizes that make a difference, from the largest: whole groups first, then shares of one."""
     if mode == "joint":
-        return [work.groups * work.k]
+        return [work.joint]
     whole = [groups * work.k for groups in range(work.groups, 0, -1)]
     return whole + list(range(work.k - 1, 0, -1))
 
@@ -131,11 +137,12 @@ def _options(work: Work, mode: str, micro_batch: int, checkpointing: bool) -> It
     # Whole groups need no scratch; a part of one needs scratches as large as the trained weights.
     whole = [size for size in sizes("deferred") if size >= work.k]
     parts = [size for size in sizes("deferred") if size < work.k and work.lora]
+    joint = [] if work.batch and work.cut else [work.joint]
     order: list[tuple[str, list[int], bool]] = [
-        ("joint", [work.groups * work.k], False),
+        ("joint", joint, False),
         ("deferred", whole + parts, False),
         # From here on every candidate's forward is computed twice: by checkpointing, or in a pass of its own.
-        ("joint", [work.groups * work.k], True),
+        ("joint", joint, True),
         ("deferred", whole, True),
         ("two-pass", sizes("two-pass"), False),
         ("deferred", parts, True),

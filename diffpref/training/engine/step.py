@@ -97,7 +97,8 @@ class Engine:
     def _part(self, batch: Batch | StepBatch) -> Part:
         # Its own context: weights that autocast has cast without a graph would get no gradient in the same one.
         with self.accelerator.autocast():
-            return Part(self.prober(batch, self.cond(batch.candidates.cond)), batch.candidates.scores)
+            probe = self.prober(batch, self.cond(batch.candidates.cond))
+        return Part(probe, batch.candidates.scores, batch.names if isinstance(batch, StepBatch) else ())
 
     def _forwards(self, block: Block) -> list[Sequence[int]]:
         """The rows of each forward of the reference."""
@@ -138,10 +139,9 @@ class Engine:
         accelerator = self.accelerator
         outcome = Outcome([], [], [])
         for number, part in enumerate(block.parts):
-            rows = [row for group in block.places[number] for row in group]
             final = last and number == len(block.parts) - 1
             with accelerator.autocast(), nullcontext() if final else accelerator.no_sync(self.prepared):
-                errors, loss = joint_loss(self.policy, self.runner.objective, part, references, rows)
+                errors, loss = joint_loss(self.policy, self.runner.objective, block, number, references)
                 accelerator.backward(loss.mean() / accumulation)
             outcome.errors.append(detached(errors))
             outcome.losses.append(loss.detach())
