@@ -53,6 +53,21 @@ def test_it_answers_for_a_tiny_config(config: str, tmp_path: Path, capsys: pytes
     assert answer(config, tmp_path, capsys)["run"]["choice"].startswith("loss_mode ")
 
 
+@pytest.mark.parametrize("config", [c for c in CONFIGS if not c.startswith("configs/tiny")])
+def test_it_answers_at_once_for_every_other_config(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the counts that come with the package; the mode that it names is not one that the config forces."""
+    monkeypatch.setattr(kept, "count", lambda *_: pytest.fail("not shipped: run python -m diffpref.counting.ship"))
+    found = answer(config, tmp_path, capsys)["run"]
+    if found["kind"] == "train":
+        assert found["choice"].startswith("loss_mode joint: a batch in one graph; about")
+        settings = from_yaml(ROOT / config)
+        assert settings.engine.loss_mode == "auto" and not settings.run.gradient_checkpointing
+    else:
+        assert found["kind"] in ("label", "reward")
+
+
 def test_the_sizes_of_a_run(tmp_path: Path) -> None:
     config = small(tmp_path, optimizer="adamw", use_ema=True)
     needs = needs_of(config)

@@ -53,7 +53,8 @@ class Plan:
 
     def line(self) -> str:
         """The choice, for people."""
-        at_a_time = "a batch" if self.mode == "joint" else f"{self.micro_batch} candidates"
+        count = "1 candidate" if self.micro_batch == 1 else f"{self.micro_batch} candidates"
+        at_a_time = "a batch" if self.mode == "joint" else count
         extra = ", with gradient checkpointing" if self.checkpointing else ""
         line = (
             f"loss_mode {self.mode}: {at_a_time} in one graph{extra}; about {gib(self.need)} of {gib(self.budget)} GiB"
