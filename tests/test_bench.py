@@ -14,6 +14,8 @@ from diffpref.counting.architectures import SDXL, Architecture
 from diffpref.counting.counters import GIB
 from diffpref.counting.steps import MODES, Setup, count_step, make_ready
 from diffpref.doctor.architecture import read_architecture
+from diffpref.training.engine import reference
+from diffpref.training.source import read_rows
 from tests import small_sdxl
 
 
@@ -70,8 +72,19 @@ def test_a_quarter_of_the_peer_s_memory(capsys: pytest.CaptureFixture[str], tmp_
 
 def test_the_race_runs_both_steps() -> None:
     rows, text = peer.race(1)
-    assert len(rows[0]["ratios"]) == 1 and rows[0]["median"] > 0
-    assert "| diffusers script |" in text
+    assert [row["step"] for row in rows] == ["diffusers script", "ours", "ours, reference stored"]
+    assert all(len(row["ratios"]) == 1 and row["median"] > 0 for row in rows) and "| ours |" in text
+
+
+def test_the_stored_reference_runs_in_the_first_epoch_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer, "ROWS", 2)
+    monkeypatch.setattr(peer, "PAIRS", 1)
+    config, forwards = peer.settings(tmp_path, stored=1), []
+    turn, predict = peer.our_turn(config, read_rows(config)), reference.predict
+    monkeypatch.setattr(reference, "predict", lambda *given: [forwards.append(1), predict(*given)][1])
+    for _ in range(5):
+        turn()
+    assert len(forwards) == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing without a GPU")
