@@ -27,8 +27,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Architecture:
 @pytest.mark.slow
 def test_the_modes_beside_the_peer(small: Architecture) -> None:
     setup = Setup(small, 256, rank=4, precision="no")
-    rows = {(row.step, row.pairs): row for row in rows_of(setup, [1, 3])}
+    found = rows_of(setup, [1, 3], [5])
+    rows = {(row.step, row.groups): row for row in found if row.candidates == 2}
     assert set(rows) == {(step, n) for step in (*MODES, "peer: peft, joint") for n in (1, 3)}
+    long = {row.step: row for row in found if row.candidates == 5}
+    assert set(long) == set(MODES) and long["joint"].teraflops_a_pair == pytest.approx(
+        rows["joint", 1].teraflops_a_pair
+    )
+    assert long["two-pass"].peak_gib < long["deferred"].peak_gib < long["joint"].peak_gib
     joint, deferred, two_pass = (rows[mode, 3] for mode in MODES)
     assert deferred.teraflops_a_pair == pytest.approx(joint.teraflops_a_pair, rel=1e-6)
     assert two_pass.teraflops_a_pair > 1.2 * joint.teraflops_a_pair
@@ -50,9 +56,10 @@ def test_the_issue_s_numbers() -> None:
 
 
 def test_the_table_shows_every_figure() -> None:
-    row = Row("SDXL", 512, "lora", "deferred", True, 4, 9.876, 5.432, 1.234, 12345)
-    text = markdown([row.__dict__])
-    assert text.splitlines()[-1] == "| SDXL | 512² | deferred | on | 4 | 9.88 | 5.43 | 1.23 | 12,345 |"
+    row = Row("SDXL", 512, "lora", "deferred", True, 4, 2, 9.876, 5.432, 1.234, 12345)
+    text = markdown([row.__dict__, {**row.__dict__, "groups": 1, "candidates": 8}])
+    assert text.splitlines()[-2] == "| SDXL | 512² | deferred | on | 4 pairs | 9.88 | 5.43 | 1.23 | 12,345 |"
+    assert "| 1 list of 8 |" in text
 
 
 def test_memory_of_real_processes_on_a_small_network(small: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:

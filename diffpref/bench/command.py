@@ -17,6 +17,7 @@ options:
   --models NAME ...   of sdxl, sd3, edm (counted, timed); by default all
   --sizes N ...       pictures' sides in pixels (counted, timed); by default 512 1024
   --pairs N ...       pairs of a batch (counted, timed); by default 1 4
+  --lists N ...       lengths of a list that is a batch (counted); by default 8
   --repeats N         runs of which the median is taken (timed, cpu, peer)
   --output FILE       write the figures as JSON as well"""
 KINDS = ("counted", "timed", "micro", "cpu", "peer")
@@ -41,8 +42,8 @@ def main(arguments: list[str]) -> int:
     from diffpref.backbones import quiet_libraries
 
     quiet_libraries()
-    repeats = _numbers(options, "repeats", (5,))[0]
-    rows, text = run(kind, models, sizes, pairs, repeats)
+    lists, repeats = _numbers(options, "lists", (8,)), _numbers(options, "repeats", (5,))[0]
+    rows, text = run(kind, models, sizes, pairs, lists, repeats)
     print(text)
     if "output" in options:
         from diffpref import atomic
@@ -53,13 +54,13 @@ def main(arguments: list[str]) -> int:
 
 
 def run(
-    kind: str, models: Sequence[str], sizes: Sequence[int], pairs: Sequence[int], repeats: int
+    kind: str, models: Sequence[str], sizes: Sequence[int], pairs: Sequence[int], lists: Sequence[int], repeats: int
 ) -> tuple[list[dict[str, Any]], str]:
     """The figures and the Markdown of a benchmark."""
     if kind == "counted":
         from diffpref.bench.counted import counted, markdown
 
-        rows = counted(models, sizes, pairs)
+        rows = counted(models, sizes, pairs, lists)
         return rows, markdown(rows)
     if kind in ("timed", "micro"):
         import torch
@@ -84,7 +85,7 @@ def _options(arguments: list[str]) -> dict[str, list[str]]:
     for part in (part for each in arguments for part in (each.split("=", 1) if each[:2] == "--" else [each])):
         if part.startswith("--"):
             name = part[2:]
-            if name not in ("models", "sizes", "pairs", "repeats", "output"):
+            if name not in ("models", "sizes", "pairs", "lists", "repeats", "output"):
                 raise ValueError(f"unknown option {part!r}: see diffpref bench --help.")
             found[name] = []
         elif not name:

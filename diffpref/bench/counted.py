@@ -7,15 +7,17 @@ from typing import Any
 
 from diffpref.counting.architectures import EDM, SD3, SDXL, Architecture
 from diffpref.counting.counters import GIB
+from diffpref.counting.encoders import build_encoders
 from diffpref.counting.steps import MODES, Count, Ready, Setup, count_peer, count_step, graph_bytes, make_ready
 
 ARCHITECTURES = {"sdxl": SDXL, "sd3": SD3, "edm": EDM}
 EDM_PAIRS = 64
+PEER, UNCACHED = "peer: peft, joint", "peer, encoders each step"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A step of some pairs; bytes are above the weights of the network and of the reference."""
+    """A step of some groups; bytes are above the weights of the network and of the reference."""
 
     model: str
     resolution: int
@@ -23,8 +25,11 @@ class Row:
     step: str
     """joint, deferred, two-pass, or the peer's."""
     checkpointing: bool
-    pairs: int
+    groups: int
+    candidates: int
+    """In a group: 2 are a pair."""
     teraflops_a_pair: float
+    """Of two candidates, reference, forward and backward."""
     peak_gib: float
     graph_gib: float
     """What one candidate's graph holds between forward and backward."""
@@ -32,14 +37,24 @@ class Row:
 
 
 def counted(
-    models: Sequence[str], sizes: Sequence[int], pairs: Sequence[int], say: Callable[[str], None] | None = None
+    models: Sequence[str],
+    sizes: Sequence[int],
+    pairs: Sequence[int],
+    lists: Sequence[int] = (),
+    say: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """All rows: LoRA of rank 64 in bfloat16, and EDM as a whole in float32."""
+    """All rows: LoRA of rank 64 in bfloat16, and EDM as a whole in float32.
+
+    Args:
+        pairs: how many pairs are a batch.
+        lists: lengths of lists, of which one is a batch.
+    """
     rows: list[Row] = []
     for name in models:
         for setup in setups(ARCHITECTURES[name], sizes):
             for checkpointing in (False, True):
-                rows += rows_of(replace(setup, checkpointing=checkpointing), pairs if name != "edm" else [EDM_PAIRS])
+                one = replace(setup, checkpointing=checkpointing)
+                rows += rows_of(one, [EDM_PAIRS]) if name == "edm" else rows_of(one, pairs, lists)
                 (say or _say)(f"counted {rows[-1].model} {rows[-1].resolution}, {len(rows)} rows")
     return [asdict(row) for row in rows]
 
@@ -51,17 +66,25 @@ def setups(architecture: Architecture, sizes: Sequence[int]) -> list[Setup]:
     return [Setup(architecture, size) for size in sizes]
 
 
-def rows_of(setup: Setup, pairs: Sequence[int]) -> list[Row]:
-    """Our modes for each number of pairs, and the peers' order where there is LoRA."""
+def rows_of(setup: Setup, pairs: Sequence[int], lists: Sequence[int] = ()) -> list[Row]:
+    """Our modes for each batch, and for pairs the peers' order where there is LoRA, also as it is without a cache."""
     ready = make_ready(setup)
-    found = [_row(ready, mode, n, count_step(ready, mode, groups=n)) for n in pairs for mode in MODES]
+    batches = [*((n, 2) for n in pairs), *((1, k) for k in lists)]
+    found = [
+        _row(ready, mode, *size, count_step(ready, mode, groups=size[0], k=size[1]))
+        for size in batches
+        for mode in MODES
+    ]
     if setup.adapter == "lora":
         stock = make_ready(replace(setup, stock=True))
-        found += [_row(stock, "peer: peft, joint", n, count_peer(stock, pairs=n)) for n in pairs]
+        found += [_row(stock, PEER, n, 2, count_peer(stock, pairs=n)) for n in pairs]
+        if setup.architecture.vae is not None:
+            encoders = build_encoders(setup.architecture, setup.dtype)
+            found += [_row(stock, UNCACHED, n, 2, count_peer(stock, pairs=n, encoders=encoders)) for n in pairs]
     return found
 
 
-def _row(ready: Ready, step: str, pairs: int, count: Count) -> Row:
+def _row(ready: Ready, step: str, groups: int, candidates: int, count: Count) -> Row:
     setup = ready.setup
     return Row(
         setup.architecture.name,
@@ -69,8 +92,9 @@ def _row(ready: Ready, step: str, pairs: int, count: Count) -> Row:
         setup.adapter,
         step,
         setup.checkpointing,
-        pairs,
-        count.flops / 1e12 / pairs,
+        groups,
+        candidates,
+        count.flops / 1e12 * 2 / (groups * candidates),
         count.peak_bytes / GIB,
         graph_bytes(ready) / GIB,
         count.launches,
@@ -79,14 +103,19 @@ def _row(ready: Ready, step: str, pairs: int, count: Count) -> Row:
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a table."""
-    head = ["model", "size", "step", "checkpointing", "pairs", "TFLOP a pair", "peak GiB", "graph GiB", "launches"]
+    head = ["model", "size", "step", "checkpointing", "batch", "TFLOP a pair", "peak GiB", "graph GiB", "launches"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in rows:
         cells = [row["model"], f"{row['resolution']}²", row["step"], "on" if row["checkpointing"] else "off"]
-        cells += [str(row["pairs"]), f"{row['teraflops_a_pair']:.2f}", f"{row['peak_gib']:.2f}"]
+        cells += [_batch(row["groups"], row["candidates"]), f"{row['teraflops_a_pair']:.2f}", f"{row['peak_gib']:.2f}"]
         cells += [f"{row['graph_gib']:.2f}", f"{row['launches']:,}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _batch(groups: int, candidates: int) -> str:
+    kind = "pair" if candidates == 2 else f"list of {candidates}"
+    return f"{groups} {kind}" if groups == 1 else f"{groups} {kind}s"
 
 
 def _say(line: str) -> None:

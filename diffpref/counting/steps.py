@@ -13,6 +13,7 @@ from diffpref.backbones.lora import attach_lora, trainable
 from diffpref.backbones.reference import AdapterOff, frozen_copy
 from diffpref.counting.architectures import Architecture
 from diffpref.counting.counters import Usage
+from diffpref.counting.encoders import Encoders
 from diffpref.counting.meta import Region, as_on_a_gpu, autocast
 from diffpref.counting.networks import Shape, build_network, family_of, meta_backbone, meta_probe, shape_of
 from diffpref.counting.peers import attach_stock_lora, peer_step
@@ -184,21 +185,21 @@ def materialize(network: torch.nn.Module, device: torch.device) -> None:
             tensor.normal_(0, 0.02, generator=draws)
 
 
-def count_peer(ready: Ready, *, pairs: int = 1, extra: Callable[[], object] | None = None) -> Count:
+def count_peer(ready: Ready, *, pairs: int = 1, encoders: Encoders | None = None) -> Count:
     """A step in the order of the published scripts.
 
     Args:
-        extra: what they run beside it at every step, such as the encoders.
+        encoders: what they hold and run beside it at every step, where nothing is cached.
     """
 
     def step(region: Region) -> None:
         probe = ready.probe(pairs, 2)
-        if extra is not None:
-            extra()
+        if encoders is not None:
+            encoders.run(2 * pairs, pairs, ready.setup.resolution)
         with region():
             peer_step(ready.network, ready.policy, probe, BETA)
 
-    return _counted(ready, step)
+    return _counted(ready, step, () if encoders is None else [*encoders.parameters()])
 
 
 def graph_bytes(ready: Ready, candidates: int = 1) -> int:
@@ -210,10 +211,11 @@ def graph_bytes(ready: Ready, candidates: int = 1) -> int:
     return held
 
 
-def _counted(ready: Ready, step: Callable[[Region], None]) -> Count:
+def _counted(ready: Ready, step: Callable[[Region], None], held: Sequence[Tensor] = ()) -> Count:
     for parameter in ready.parameters:
         parameter.grad = None
     usage = Usage()
+    usage.hold(held)
     if ready.setup.adapter == "lora":
         usage.hold(ready.parameters)
     with as_on_a_gpu(), usage, ready.autocast() as region:

@@ -5,6 +5,7 @@ import torch
 
 from diffpref.counting.architectures import BUILT_IN, EDM, SD3, SD35, SDXL, Architecture
 from diffpref.counting.counters import Usage
+from diffpref.counting.encoders import build_encoders
 from diffpref.counting.meta import as_on_a_gpu
 from diffpref.counting.networks import build_network, family_of, meta_backbone, meta_probe, shape_of
 from diffpref.errors import predict
@@ -62,3 +63,19 @@ def test_unknown_networks_are_refused() -> None:
         build_network({"_class_name": "FluxTransformer2DModel"}, torch.float32)
     with pytest.raises(ValueError, match="is a FluxPipeline; supported pipelines are"):
         family_of(Architecture("some/flux", "FluxPipeline", {}))
+
+
+@pytest.mark.parametrize(("architecture", "text"), [(SDXL, 0.109), (SD3, 0.109 + 2.404)])
+def test_the_encoders_of_a_step(architecture: Architecture, text: float) -> None:
+    """Published sizes; 4.88 TFLOP for a picture of 1024 pixels, and for the prompts what 2 x weights x tokens gives."""
+    encoders = build_encoders(architecture, torch.bfloat16)
+    sizes = [round(sum(p.numel() for p in part.parameters()) / 1e6) for part in (encoders.vae, *encoders.text)]
+    assert sizes == [84, 123, 695, 4762][: len(sizes)] and len(sizes) == len(architecture.text) + 1
+    with as_on_a_gpu(), Usage() as usage:
+        encoders.run(1, 1, 1024)
+    assert usage.flops / 1e12 == pytest.approx(4.88 + text, rel=0.01)
+
+
+def test_a_network_in_pixel_space_has_no_encoders() -> None:
+    with pytest.raises(ValueError, match="EDM for CIFAR-10 has no autoencoder"):
+        build_encoders(EDM, torch.float32)
