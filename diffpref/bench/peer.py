@@ -26,6 +26,7 @@ from diffpref.probe import forward_probe
 from diffpref.settings import from_mapping, from_yaml
 from diffpref.training.comparison import build_prober
 from diffpref.training.engine import build
+from diffpref.training.engine.stored import open_store
 from diffpref.training.models import accelerator_of, build_models, checkpoint_of
 from diffpref.training.optimizer import build_optimizer
 from diffpref.training.source import Rows, read_rows
@@ -120,6 +121,7 @@ def our_turn(config: TrainConfig, rows: Preferences) -> Turn:
         empty=encoded.empty,
         reference=models.reference,
         streamed=None,
+        stored=open_store(config, family, models, accelerator) if repeats else None,
         scores=example.candidates.scores,
     )
     ours = stream()

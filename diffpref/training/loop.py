@@ -25,6 +25,7 @@ from diffpref.training.comparison import build_prober
 from diffpref.training.engine import build
 from diffpref.training.engine.checks import check_engine
 from diffpref.training.engine.plan import PLAN, read_plan
+from diffpref.training.engine.stored import open_store
 from diffpref.training.environment import peak_memory_gib
 from diffpref.training.health import CollapseAlarm, pair_table, saturation, summarize
 from diffpref.training.log import MetricsLog
@@ -105,6 +106,7 @@ def train(
     kept = read_plan(resume) if resume is not None else None
     plan = build.make_plan(config, family, accelerator, models, example, encoded.empty, kept=kept)
     say_once(plan.line())
+    stored = open_store(config, family, models, accelerator) if config.engine.stored_reference else None
     # Only now, when nothing can be refused any more: a run that did not start leaves the output directory as it was.
     if main:
         if resume is None:
@@ -152,6 +154,7 @@ def train(
         empty=encoded.empty,
         reference=reference,
         streamed=streamed,
+        stored=stored,
         scores=example.candidates.scores,
     )
     stream = stream_of(first, settings.max_train_steps)

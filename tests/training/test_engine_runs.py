@@ -12,7 +12,6 @@ import torch
 import yaml
 
 from diffpref.settings import to_mapping
-from diffpref.training.engine.reference import ReferencePass
 from tests.small_sdxl import read_metrics, read_weights
 from tests.training.test_resume import assert_same, killed_after
 
@@ -90,57 +89,6 @@ def test_a_streamed_reference_is_the_resident_one(run: Run, tmp_path: Path) -> N
     for name, tensor in read_weights(resident).items():
         assert torch.equal(tensor, read_weights(streamed)[name]), name
     assert read_metrics(streamed)[0]["rewards/margins"] == 0.0
-
-
-class Forwards:
-    """Counts the candidates that the reference was run on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.count = 0
-        predict = ReferencePass._predict
-
-        def counting(this: ReferencePass, block: Any, rows: Any) -> torch.Tensor:
-            self.count += len(rows)
-            return predict(this, block, rows)
-
-        monkeypatch.setattr(ReferencePass, "_predict", counting)
-
-    def since(self) -> int:
-        found, self.count = self.count, 0
-        return found
-
-
-@pytest.mark.slow
-def test_stored_errors_are_found_in_later_epochs_and_runs(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # 8 pairs, 4 a step: two steps are an epoch; with two draws a group, the third epoch repeats the first.
-    shared = {
-        **SHARED,
-        "max_train_steps": 6,
-        "stored_reference": 2,
-        "random_flip": True,
-        "cache_dir": str(tmp_path / "c"),
-    }
-    forwards = Forwards(monkeypatch)
-    first = run(output_dir=str(tmp_path / "first"), **shared)
-    assert forwards.since() == 4 * 8  # two epochs of 16 pictures
-    second = run(output_dir=str(tmp_path / "second"), **shared)
-    assert forwards.since() == 0
-    assert_same(first, second)
-    run(output_dir=str(tmp_path / "beta"), **{**shared, "beta": 100.0, "loss_mode": "deferred"})
-    assert forwards.since() == 0
-    online = run(output_dir=str(tmp_path / "full"), **{**shared, "resolution": 16})
-    assert forwards.since() == 4 * 8 and online != first
-
-
-def test_stored_errors_are_the_errors(run: Run, tmp_path: Path) -> None:
-    """The draws of one epoch are the same, stored or not, where both draw one a group."""
-    shared = {**SHARED, "max_train_steps": 2, "probe": "inversion", "inversion_steps": 2, "stored_inversions": 1}
-    online = run(output_dir=str(tmp_path / "online"), **shared)
-    stored = run(output_dir=str(tmp_path / "stored"), stored_reference=1, **shared)
-    # Two errors subtracted, not their factorised difference: 1e-7 of an error near 1, times beta.
-    agree(stored, online, tolerance=5e-4)
 
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -20,7 +20,7 @@ from diffpref.training.engine.passes import Runner
 from diffpref.training.engine.plan import Plan, Work, choose, need
 from diffpref.training.engine.reference import ReferencePass
 from diffpref.training.engine.step import Engine
-from diffpref.training.engine.stored import open_store
+from diffpref.training.engine.stored import StoredErrors
 from diffpref.training.engine.streamed import StreamedReference
 from diffpref.training.models import Models
 from diffpref.training.stream import Batch, StepBatch
@@ -157,6 +157,7 @@ def build_engine(
     empty: Cond,
     reference: Backbone,
     streamed: StreamedReference | None,
+    stored: StoredErrors | None,
     scores: Tensor,
 ) -> Engine:
     """The engine that follows the plan.
@@ -180,9 +181,6 @@ def build_engine(
     first_batch = max(settings.reference_batch or FIRST_BATCH, plan.micro_batch)
     together = first_batch if plan.mode == "two-pass" else settings.reference_batch
     accumulation = config.optimization.gradient_accumulation_steps
-    stored = None
-    if settings.stored_reference:
-        stored = open_store(config, family, models, accelerator.device)
     loaded = nullcontext if streamed is None else streamed.loaded
     return Engine(
         accelerator,
