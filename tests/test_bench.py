@@ -109,6 +109,7 @@ def test_without_a_gpu_it_says_so(kind: str, capsys: pytest.CaptureFixture[str])
         (["counted", "--sizes", "big"], "--sizes must be whole numbers above 0, got big"),
         (["--size", "3"], "unknown option '--size'"),
         (["--output"], "--output needs a value"),
+        (["--checkpointing", "maybe"], "--checkpointing must be off, on, both, got maybe"),
     ],
 )
 def test_bad_input(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:

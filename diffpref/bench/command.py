@@ -18,9 +18,12 @@ options:
   --sizes N ...       pictures' sides in pixels (counted, timed); by default 512 1024
   --pairs N ...       pairs of a batch (counted, timed); by default 1 4
   --lists N ...       lengths of a list that is a batch (counted); by default 8
+  --checkpointing W   off, on or both (counted); by default both
   --repeats N         runs of which the median is taken (timed, cpu, peer)
   --output FILE       write the figures as JSON as well"""
 KINDS = ("counted", "timed", "micro", "cpu", "peer")
+OPTIONS = ("models", "sizes", "pairs", "lists", "checkpointing", "repeats", "output")
+CHECKPOINTING = {"off": (False,), "on": (True,), "both": (False, True)}
 MODELS = ("sdxl", "sd3", "edm")
 
 
@@ -39,11 +42,20 @@ def main(arguments: list[str]) -> int:
     if unknown := [name for name in models if name not in MODELS]:
         raise ValueError(f"--models must be of {', '.join(MODELS)}, got {' '.join(unknown)}.")
     sizes, pairs = _numbers(options, "sizes", (512, 1024)), _numbers(options, "pairs", (1, 4))
+    lists, repeats = _numbers(options, "lists", (8,)), _numbers(options, "repeats", (5,))[0]
+    checkpointing = options.get("checkpointing", ["both"])[0]
+    if checkpointing not in CHECKPOINTING:
+        raise ValueError(f"--checkpointing must be {', '.join(CHECKPOINTING)}, got {checkpointing}.")
     from diffpref.backbones import quiet_libraries
 
     quiet_libraries()
-    lists, repeats = _numbers(options, "lists", (8,)), _numbers(options, "repeats", (5,))[0]
-    rows, text = run(kind, models, sizes, pairs, lists, repeats)
+    if kind == "counted":
+        from diffpref.bench.counted import counted, markdown
+
+        rows = counted(models, sizes, pairs, lists, CHECKPOINTING[checkpointing])
+        text = markdown(rows)
+    else:
+        rows, text = run(kind, models, sizes, pairs, repeats)
     print(text)
     if "output" in options:
         from diffpref import atomic
@@ -54,14 +66,9 @@ def main(arguments: list[str]) -> int:
 
 
 def run(
-    kind: str, models: Sequence[str], sizes: Sequence[int], pairs: Sequence[int], lists: Sequence[int], repeats: int
+    kind: str, models: Sequence[str], sizes: Sequence[int], pairs: Sequence[int], repeats: int
 ) -> tuple[list[dict[str, Any]], str]:
-    """The figures and the Markdown of a benchmark."""
-    if kind == "counted":
-        from diffpref.bench.counted import counted, markdown
-
-        rows = counted(models, sizes, pairs, lists)
-        return rows, markdown(rows)
+    """The figures and the Markdown of a benchmark that measures."""
     if kind in ("timed", "micro"):
         import torch
 
@@ -85,7 +92,7 @@ def _options(arguments: list[str]) -> dict[str, list[str]]:
     for part in (part for each in arguments for part in (each.split("=", 1) if each[:2] == "--" else [each])):
         if part.startswith("--"):
             name = part[2:]
-            if name not in ("models", "sizes", "pairs", "lists", "repeats", "output"):
+            if name not in OPTIONS:
                 raise ValueError(f"unknown option {part!r}: see diffpref bench --help.")
             found[name] = []
         elif not name:

@@ -41,6 +41,7 @@ def counted(
     sizes: Sequence[int],
     pairs: Sequence[int],
     lists: Sequence[int] = (),
+    checkpointing: Sequence[bool] = (False, True),
     say: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """All rows: LoRA of rank 64 in bfloat16, and EDM as a whole in float32.
@@ -52,8 +53,8 @@ def counted(
     rows: list[Row] = []
     for name in models:
         for setup in setups(ARCHITECTURES[name], sizes):
-            for checkpointing in (False, True):
-                one = replace(setup, checkpointing=checkpointing)
+            for on in checkpointing:
+                one = replace(setup, checkpointing=on)
                 rows += rows_of(one, [EDM_PAIRS]) if name == "edm" else rows_of(one, pairs, lists)
                 (say or _say)(f"counted {rows[-1].model} {rows[-1].resolution}, {len(rows)} rows")
     return [asdict(row) for row in rows]

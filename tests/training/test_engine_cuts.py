@@ -141,3 +141,14 @@ def test_a_picture_in_several_pairs_runs_once() -> None:
     forwards.clear()
     assert relative(w.gradient(lambda: joint(w, objective, block, references(w, block))), expected) < 1e-12
     assert forwards == [4, 4], "the reference's and the policy's"
+
+
+def test_groups_that_a_later_one_joins_are_one_component() -> None:
+    """Pairs ab, cd and bc belong together although ab and cd share nothing; ef is alone."""
+    w = world("sdxl", torch.float32)
+    parts = [
+        replace(part(w, 1, 2, seed), keys=(keys[0], keys[1])) for seed, keys in enumerate(("ab", "cd", "ef", "bc"))
+    ]
+    together, alone = Block(parts).components(separable=True)
+    assert together.groups == ((0, 0), (1, 0), (3, 0)) and together.rows == (0, 1, 2, 3)
+    assert alone.groups == ((2, 0),) and alone.rows == (4, 5)

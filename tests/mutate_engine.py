@@ -1,0 +1,94 @@
+"""Plants bugs in the loss engine, in LoRA's layers and in what feeds them; see mutate.py.
+
+python tests/mutate_engine.py [WORD ...]        about half a minute a bug on one core
+"""
+
+import sys
+
+import diffusers  # noqa: F401  loaded once, for all the forks
+import mutate
+import peft  # noqa: F401
+import transformers  # noqa: F401
+
+ENGINE, TRAINING, BACKBONES = "diffpref/training/engine", "diffpref/training", "diffpref/backbones"
+TESTS = [f"tests/training/test_{name}.py" for name in ("engine_cuts", "engine_modes", "engine_plan", "stream")]
+TESTS += ["tests/training/test_engine_costs.py", "tests/training/test_stored_reference.py"]
+TESTS += ["tests/training/test_engine_runs.py", "tests/training/test_lora_backend.py", "tests/training/test_loop.py"]
+TESTS += ["tests/rounds/test_on_policy.py::test_each_chain_runs_once_for_all_its_pairs"]
+TESTS += [
+    "tests/backbones/test_fused_lora.py",
+    "tests/backbones/test_lora_layers.py",
+    "tests/backbones/test_guidance.py",
+]
+# The libraries above bring a plugin of pytest with them, which then comes too late to be rewritten.
+TESTS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+MUTANTS = [
+    # rows
+    (f"{ENGINE}/rows.py", "names = part.keys or", "names = () or"),
+    (f"{ENGINE}/rows.py", "group = place // k", "group = place % k"),
+    (f"{ENGINE}/rows.py", "if separable else [tuple(range(len(groups)))]", "if True else [tuple(range(len(groups)))]"),
+    (f"{ENGINE}/rows.py", "for other in joined[1:]:", "for other in joined[2:]:"),
+    # the loss head
+    (f"{ENGINE}/head.py", "total = total + gradient", "total = gradient"),
+    (f"{ENGINE}/head.py", "torch.allclose(slope, slopes[one], 1e-4)", "True"),
+    # the modes
+    (f"{ENGINE}/passes.py", "slopes[row] / runner.unit", "slopes[row]"),
+    (f"{ENGINE}/passes.py", "rows[:-micro_batch], rows[-micro_batch:]", "rows[:-1], rows[-1:]"),
+    (f"{ENGINE}/passes.py", "once = sorted(set(rows))", "once = rows"),
+    (f"{ENGINE}/passes.py", "found = [each[place] for each in found]", "found = [each[: len(rows)] for each in found]"),
+    (f"{ENGINE}/passes.py", "== 0\n", "== 1\n"),
+    (f"{ENGINE}/passes.py", "reference, policy - reference)", "reference, reference - policy)"),
+    (f"{ENGINE}/scalars.py", "slopes * (share / len(scores))", "slopes * share"),
+    (f"{ENGINE}/scalars.py", "total[row] + slope if row in total else slope", "slope"),
+    (f"{ENGINE}/scalars.py", "row not in run for row", "row in run for row"),
+    # gradients
+    (f"{ENGINE}/gradients.py", "factor.to(scaled[0])", "factor.to(scaled[0]).abs()"),
+    (f"{ENGINE}/gradients.py", "            p.grad = gradient\n\n\ndef add", "            pass\n\n\ndef add"),
+    (f"{ENGINE}/independence.py", "torch.set_rng_state(cpu)", "pass"),
+    (f"{ENGINE}/independence.py", "module.training or not module.track_running_stats", "False"),
+    # the plan
+    (f"{ENGINE}/plan.py", "max(work.k - micro_batch, 0) * work.gradient", "0"),
+    (f"{ENGINE}/plan.py", "(work.joint if mode", "(1 if mode"),
+    (f"{ENGINE}/plan.py", "joint = [] if work.batch and work.cut else", "joint = [] if False else"),
+    (f"{ENGINE}/plan.py", "(checkpointing and not gc)", "False"),
+    (f"{ENGINE}/plan.py", 'name != "joint" and not work.cut', "False"),
+    (f"{ENGINE}/plan.py", "if size < work.k and work.lora", "if size < work.k"),
+    (f"{ENGINE}/build.py", "math.ceil(b * accumulation / pairs)", "math.ceil(b / pairs)"),
+    (f"{ENGINE}/build.py", "if accumulation > 1 else 0", "if False else 0"),
+    (f"{ENGINE}/build.py", 'or config.comparison.probe == "transition"', "or False"),
+    # a step
+    (f"{ENGINE}/step.py", "batch.names if isinstance(batch, StepBatch) else ()", "()"),
+    (f"{ENGINE}/step.py", "loss.mean() / accumulation", "loss.mean()"),
+    (f"{ENGINE}/step.py", "1 / accumulation", "1.0"),
+    # the reference
+    (f"{ENGINE}/stored.py", "batch.t[group]]", "batch.t[0]]"),
+    (f"{ENGINE}/stored.py", "batch.eps[group]", "batch.eps[0]"),
+    (f"{ENGINE}/stored.py", "        if changed:", "        if False:"),
+    (f"{ENGINE}/stored.py", '"mixed_precision": config.run.mixed_precision,', ""),
+    (f"{ENGINE}/stored.py", '"resolution": config.data.resolution,', ""),
+    (f"{ENGINE}/reference.py", "if row in missing]", "]"),
+    (f"{ENGINE}/streamed.py", "self._copy(out_to=None, in_from=self.policy)", "pass"),
+    (f"{BACKBONES}/reference.py", "isinstance(module, torch.nn.Linear | torch.nn.Conv2d)", "True"),
+    # the order of the data
+    ("diffpref/data/chains.py", "in by_prompt.values() for", "in ([p] for p in range(len(self.pairs))) for"),
+    ("diffpref/data/chains.py", 'f"{chain} {step}"', 'f"{chain}"'),
+    (f"{TRAINING}/stream.py", "step * processes + rank", "step * processes"),
+    (f"{TRAINING}/stream.py", "if self._order[0] != epoch:", "if self._order[0] < 0:"),
+    # precision
+    (f"{TRAINING}/models.py", "accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)", "pass"),
+    (f"{TRAINING}/models.py", 'enabled=config.adapter.adapter == "full"', "enabled=True"),
+    (f"{TRAINING}/models.py", 'enabled=config.adapter.adapter == "full"', "enabled=False"),
+    (f"{BACKBONES}/guidance.py", "torch.promote_types(found.dtype, torch.float32)", "found.dtype"),
+    (f"{BACKBONES}/fused_lora.py", "alpha=scale)", "alpha=1)"),
+    (f"{BACKBONES}/fused_lora.py", "of_b = of_b * ctx.scale", "pass"),
+    (f"{BACKBONES}/fused_lora.py", "of_h = of_h * ctx.scale", "pass"),
+    (f"{BACKBONES}/fused_lora.py", ".addmm_(of_h, down)", ""),
+    (f"{BACKBONES}/lora_layers.py", "copies = self.copied if self.copies.fresh else None", "copies = self.copied"),
+    (f"{BACKBONES}/lora_layers.py", "self.active_adapters != [name]", "False"),
+    (f"{BACKBONES}/lora_layers.py", "if self.disable_adapters or", "if"),
+]  # fmt: skip
+
+
+if __name__ == "__main__":
+    mutate.TESTS, mutate.MUTANTS = TESTS, MUTANTS
+    sys.exit(mutate.main())
