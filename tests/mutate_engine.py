@@ -18,6 +18,7 @@ TESTS += ["tests/rounds/test_on_policy.py::test_each_chain_runs_once_for_all_its
 TESTS += [
     "tests/backbones/test_fused_lora.py",
     "tests/backbones/test_lora_layers.py",
+    "tests/backbones/test_lora_copies.py",
     "tests/backbones/test_guidance.py",
 ]
 # The libraries above bring a plugin of pytest with them, which then comes too late to be rewritten.

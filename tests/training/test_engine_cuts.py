@@ -9,7 +9,7 @@ from diffpref.objectives import D3PO, DPO, RankDPO
 from diffpref.training.engine.head import coefficients, separable
 from diffpref.training.engine.passes import deferred, two_pass
 from diffpref.training.engine.rows import Block, Part
-from diffpref.types import Errors
+from diffpref.types import Errors, Objective
 from tests.training.engine_world import CASES, World, joint, part, references, world
 from tests.training.test_engine_modes import autograd, relative
 
@@ -88,10 +88,16 @@ def test_our_objectives_groups_are_independent(name: str) -> None:
     assert not separable(Standardized(), torch.rand(3, 2))
 
 
-def test_coefficients_are_finite_differences() -> None:
+def of_error_and_difference(errors: Errors, scores: torch.Tensor) -> torch.Tensor:
+    """A user's objective that reads the policy's error beside its difference to the reference's."""
+    return (errors.policy * errors.log_ratio.exp() * scores).sum(1)
+
+
+@pytest.mark.parametrize("objective", [RankDPO(beta=10.0), of_error_and_difference])
+def test_coefficients_are_finite_differences(objective: Objective) -> None:
     generator = torch.Generator().manual_seed(0)
     policy, reference = (1 + 0.1 * torch.rand(2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
-    scores, objective = torch.tensor([[0.1, 0.5, 0.9], [0.7, 0.7, 0.2]]), RankDPO(beta=10.0)
+    scores = torch.tensor([[0.1, 0.5, 0.9], [0.7, 0.7, 0.2]])
 
     def loss(errors: torch.Tensor, *, apart: bool) -> float:
         given = Errors(errors, reference, errors - reference) if apart else Errors(errors, reference)
