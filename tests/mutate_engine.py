@@ -12,14 +12,12 @@ import transformers  # noqa: F401
 
 ENGINE, TRAINING, BACKBONES = "diffpref/training/engine", "diffpref/training", "diffpref/backbones"
 TESTS = [f"tests/training/test_{name}.py" for name in ("engine_cuts", "engine_modes", "engine_plan", "stream")]
-TESTS += ["tests/training/test_engine_costs.py", "tests/training/test_stored_reference.py"]
-TESTS += ["tests/training/test_engine_runs.py", "tests/training/test_lora_backend.py", "tests/training/test_loop.py"]
-TESTS += ["tests/rounds/test_on_policy.py::test_each_chain_runs_once_for_all_its_pairs"]
+TESTS += [f"tests/training/test_{name}.py" for name in ("engine_costs", "stored_reference", "lora_backend")]
+TESTS += [f"tests/backbones/test_{name}.py" for name in ("fused_lora", "lora_layers", "lora_copies", "guidance")]
 TESTS += [
-    "tests/backbones/test_fused_lora.py",
-    "tests/backbones/test_lora_layers.py",
-    "tests/backbones/test_lora_copies.py",
-    "tests/backbones/test_guidance.py",
+    "tests/rounds/test_on_policy.py::test_each_chain_runs_once_for_all_its_pairs",
+    "tests/training/test_engine_runs.py::test_a_streamed_reference_is_the_resident_one",
+    "tests/training/test_loop.py::test_bfloat16_trains_float32_weights",
 ]
 # The libraries above bring a plugin of pytest with them, which then comes too late to be rewritten.
 TESTS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
