@@ -88,6 +88,16 @@ def test_our_objectives_groups_are_independent(name: str) -> None:
     assert not separable(Standardized(), torch.rand(3, 2))
 
 
+def coupled_gradients(errors: Errors, scores: torch.Tensor) -> torch.Tensor:
+    """Each loss is its own group's, but not its gradient."""
+    loss = errors.log_ratio[:, 1] - errors.log_ratio[:, 0]
+    return loss + loss.mean() - loss.mean().detach()
+
+
+def test_gradients_that_depend_on_other_groups_are_found() -> None:
+    assert not separable(coupled_gradients, torch.rand(3, 2))
+
+
 def of_error_and_difference(errors: Errors, scores: torch.Tensor) -> torch.Tensor:
     """A user's objective that reads the policy's error beside its difference to the reference's."""
     return (errors.policy * errors.log_ratio.exp() * scores).sum(1)
