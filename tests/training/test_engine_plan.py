@@ -10,6 +10,8 @@ import torch
 from accelerate.state import AcceleratorState
 
 from diffpref.errors import model_error
+from diffpref.settings import from_mapping
+from diffpref.training.engine.build import sizes
 from diffpref.training.engine.memory import GIB, candidate_bytes
 from diffpref.training.engine.plan import TRANSIENT, Plan, Work, choose, need
 from diffpref.training.loop import train
@@ -167,3 +169,23 @@ def test_a_resumed_run_keeps_its_mode(settings: Callable[..., Any], tmp_path: Pa
         done = train(settings(**shared, **changes), say=lambda line: None)
     assert [line["loss_mode"] for line in read_metrics(done)] == ["deferred", "deferred"]
     assert Plan("joint", 4, False, 1, 2, True).line().startswith("loss_mode joint: a batch")
+
+
+@pytest.mark.parametrize(
+    ("chains", "batch", "accumulation", "expected"),
+    [
+        # Seven chains are 21 pairs. 40 batches of one pair: two prompts' steps, whose pairs joint would run apart.
+        (7, 1, 40, (2, 7, 2)),
+        (7, 42, 1, (2, 7, 0)),
+        (7, 42, 2, (4, 7, 14)),
+        (2, 3, 4, (3, 2, 0)),
+    ],
+)
+def test_the_pairs_of_a_prompts_chains_are_one_set(
+    chains: int, batch: int, accumulation: int, expected: tuple[int, int, int]
+) -> None:
+    changes = {"chains_per_prompt": chains, "gradient_accumulation_steps": accumulation}
+    config = from_mapping({"objective": "d3po", "probe": "transition", **changes}, "the test")
+    assert sizes(config, batch, 2) == expected
+    pairs = from_mapping({"gradient_accumulation_steps": accumulation}, "the test")
+    assert sizes(pairs, batch, 2) == (batch, 2, 0)
