@@ -65,7 +65,6 @@ MUTANTS = [
     (f"{ENGINE}/stored.py", "batch.eps[group]", "batch.eps[0]"),
     (f"{ENGINE}/stored.py", "        if changed:", "        if False:"),
     (f"{ENGINE}/stored.py", '"mixed_precision": config.run.mixed_precision,', ""),
-    (f"{ENGINE}/stored.py", '"resolution": config.data.resolution,', ""),
     (f"{ENGINE}/reference.py", "if row in missing]", "]"),
     (f"{ENGINE}/streamed.py", "self._copy(out_to=None, in_from=self.policy)", "pass"),
     (f"{BACKBONES}/reference.py", "isinstance(module, torch.nn.Linear | torch.nn.Conv2d)", "True"),

@@ -53,7 +53,6 @@ def what_is_compared(config: TrainConfig, family: Family, models: Models) -> dic
         "base": asdict(checkpoint_of(config)),
         "network_weights": str(config.model.network_weights),
         "comparison": comparison,
-        "resolution": config.data.resolution,
         "path": path_identity(family, models.path),
     }
 
