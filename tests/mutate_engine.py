@@ -13,7 +13,9 @@ import transformers  # noqa: F401
 ENGINE, TRAINING, BACKBONES = "diffpref/training/engine", "diffpref/training", "diffpref/backbones"
 TESTS = [f"tests/training/test_{name}.py" for name in ("engine_cuts", "engine_modes", "engine_plan", "stream")]
 TESTS += [f"tests/training/test_{name}.py" for name in ("engine_costs", "stored_reference", "lora_backend")]
-TESTS += [f"tests/backbones/test_{name}.py" for name in ("fused_lora", "lora_layers", "lora_copies", "guidance")]
+TESTS += [
+    f"tests/backbones/test_{name}.py" for name in ("fused_lora", "lora_layers", "lora_copies", "guidance", "lora")
+]
 TESTS += [
     "tests/rounds/test_on_policy.py::test_each_chain_runs_once_for_all_its_pairs",
     "tests/training/test_loop.py::test_accumulation_equals_a_larger_batch",

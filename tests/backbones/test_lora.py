@@ -13,7 +13,7 @@ from diffpref.backbones import Checkpoint, sdxl
 from diffpref.backbones.lora import attach_lora, load_lora_state, lora_metadata, lora_state, trainable
 from diffpref.backbones.reference import AdapterOff, frozen_copy
 from diffpref.types import Cond
-from tests.small_sdxl import SIZE
+from tests.small_sdxl import SIZE, small_unet
 
 
 @pytest.fixture
@@ -98,6 +98,20 @@ def test_a_frozen_copy_does_not_follow(network: UNet2DConditionModel) -> None:
     assert torch.equal(copied.conv_in.weight, before)  # type: ignore[union-attr]
     assert not any(p.requires_grad for p in copied.parameters()) and not copied.training
     assert all(p.requires_grad for p in network.parameters()) and network.dtype == torch.float32
+
+
+def test_a_copy_in_half_precision_predicts_what_the_network_does_under_autocast() -> None:
+    """To the last bit, also where the norms' weights are no numbers of bfloat16."""
+    network, inputs = small_unet(), {"sample": torch.randn(2, 4, 8, 8), "timestep": 500}
+    inputs |= {"encoder_hidden_states": torch.randn(2, 8, 32)}
+    inputs |= {"added_cond_kwargs": {"text_embeds": torch.randn(2, 16), "time_ids": torch.ones(2, 6)}}
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.rand_like(parameter))
+    copied = frozen_copy(network, torch.bfloat16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected, found = (each(**inputs).sample for each in (network, copied))
+    assert torch.equal(found, expected)
 
 
 def test_a_half_precision_network_gets_float32_adapters(base: Checkpoint) -> None:
