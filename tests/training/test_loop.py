@@ -20,6 +20,7 @@ from diffpref.backbones import sdxl
 from diffpref.probe import forward_probe
 from diffpref.settings import to_mapping
 from diffpref.training import comparison
+from diffpref.training.engine import passes
 from diffpref.training.engine.step import Engine
 from diffpref.types import Probe
 from tests.small_sdxl import read_metrics, read_weights, save_pairs
@@ -119,12 +120,23 @@ def test_gradient_checkpointing_changes_nothing(run: Run, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
-def test_bfloat16_trains_float32_weights(run: Run, adapter: str) -> None:
+def test_bfloat16_trains_float32_weights(run: Run, monkeypatch: pytest.MonkeyPatch, adapter: str) -> None:
+    seen: set[tuple[bool, torch.dtype]] = set()
+    predict = passes.predict
+
+    def spy(*arguments: Any) -> torch.Tensor:
+        found = predict(*arguments)
+        seen.add((torch.is_autocast_enabled("cpu"), found.dtype))
+        return found
+
+    monkeypatch.setattr(passes, "predict", spy)
     folder = run(adapter=adapter, mixed_precision="bf16", max_train_steps=3, learning_rate=1e-4)
     first = read_metrics(folder)[0]
     assert all(tensor.dtype == torch.float32 for tensor in read_weights(folder).values())
     assert first["rewards/margins"] == 0.0 and first["loss"] == pytest.approx(LOG_2, abs=1e-7)
     assert first["error/chosen/ratio"] == 1
+    # Float32 weights are cast by autocast, which accelerate turns back at the end; LoRA's base is in bfloat16 itself.
+    assert seen == {(True, torch.float32) if adapter == "full" else (False, torch.bfloat16)}
     assert read_metrics(folder)[-1]["loss"] < 10
 
 
