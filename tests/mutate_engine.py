@@ -11,7 +11,10 @@ import peft  # noqa: F401
 import transformers  # noqa: F401
 
 ENGINE, TRAINING, BACKBONES = "diffpref/training/engine", "diffpref/training", "diffpref/backbones"
-TESTS = [f"tests/training/test_{name}.py" for name in ("engine_cuts", "engine_modes", "engine_plan", "stream")]
+TESTS = [
+    f"tests/training/test_{name}.py"
+    for name in ("engine_cuts", "engine_modes", "engine_plan", "stream", "chain_stream")
+]
 TESTS += [f"tests/training/test_{name}.py" for name in ("engine_costs", "stored_reference", "lora_backend")]
 TESTS += [
     f"tests/backbones/test_{name}.py" for name in ("fused_lora", "lora_layers", "lora_copies", "guidance", "lora")
