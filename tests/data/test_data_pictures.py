@@ -48,10 +48,18 @@ def test_idx_files(tmp_path: Path, zipped: bool) -> None:
     ("name", "content", "message"),
     [
         ("train-images-idx3-ubyte.gz", b"no gzip", "images-idx3-ubyte.gz cannot be unpacked"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(bytes(999))[:-9], "images-idx3-ubyte.gz cannot be unpacked"),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(b"PNG"), "labels-idx1-ubyte.gz is no idx file"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\x03" + bytes(12) + b"\1"), "cut short or too long"),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\x01\0\0\0\1\0"), "3 pictures .* 1 labels"),
+        (
+            "train-images-idx3-ubyte.gz",
+            gzip.compress(bytes(999), mtime=0)[:-9],
+            "images-idx3-ubyte.gz cannot be unpacked",
+        ),
+        ("train-labels-idx1-ubyte.gz", gzip.compress(b"PNG", mtime=0), "labels-idx1-ubyte.gz is no idx file"),
+        (
+            "train-images-idx3-ubyte.gz",
+            gzip.compress(b"\0\0\x08\x03" + bytes(12) + b"\1", mtime=0),
+            "cut short or too long",
+        ),
+        ("train-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\x01\0\0\0\1\0", mtime=0), "3 pictures .* 1 labels"),
     ],
 )
 def test_bad_idx_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
