@@ -40,7 +40,8 @@ def main(configs: list[str]) -> int:
         if key not in table:
             table[key] = count(setup, what, *size)
             print(f"{setup.architecture.name}, {setup.precision}, {what} {size}: {table[key]}", flush=True)
-            atomic.write_json(SHIPPED, dict(sorted(table.items())))
+    # At the end: until then the file that is there answers for every config.
+    atomic.write_json(SHIPPED, dict(sorted(table.items())))
     return 0
 
 
