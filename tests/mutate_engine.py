@@ -40,7 +40,7 @@ MUTANTS = [
     (f"{ENGINE}/passes.py", "slopes[row] / runner.unit", "slopes[row]"),
     (f"{ENGINE}/passes.py", "rows[:-micro_batch], rows[-micro_batch:]", "rows[:-1], rows[-1:]"),
     (f"{ENGINE}/passes.py", "once = sorted(set(rows))", "once = rows"),
-    (f"{ENGINE}/passes.py", "found = [each[place] for each in found]", "found = [each[: len(rows)] for each in found]"),
+    (f"{ENGINE}/passes.py", "= [each[places] for each in found]", "= [each[: len(rows)] for each in found]"),
     (f"{ENGINE}/passes.py", "== 0\n", "== 1\n"),
     (f"{ENGINE}/passes.py", "reference, policy - reference)", "reference, reference - policy)"),
     (f"{ENGINE}/scalars.py", "slopes * (share / len(scores))", "slopes * share"),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from diffpref.bench.counted import PEER
 from diffpref.counting.architectures import Architecture
 from diffpref.counting.steps import MODES, Setup, make_ready, our_step
 
@@ -35,7 +36,7 @@ SMALL = Architecture(
     },
     text_lengths=(77, 77),
 )
-STEPS = ("peer: peft, joint", *MODES)
+STEPS = (PEER, *MODES)
 
 
 def memory(repeats: int) -> tuple[list[dict[str, Any]], str]:

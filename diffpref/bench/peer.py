@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from diffpref.backbones import find_family, sdxl
+from diffpref.backbones.lora import trainable
 from diffpref.config import TrainConfig
 from diffpref.counting.peers import attach_stock_lora, peer_step
 from diffpref.counting.steps import BETA
@@ -24,7 +25,6 @@ from diffpref.data.rows import Preferences, decode
 from diffpref.embedded import embedded
 from diffpref.probe import forward_probe
 from diffpref.settings import from_mapping, from_yaml
-from diffpref.training.comparison import build_prober
 from diffpref.training.engine import build
 from diffpref.training.engine.stored import open_store
 from diffpref.training.models import accelerator_of, build_models, checkpoint_of
@@ -108,18 +108,14 @@ def our_turn(config: TrainConfig, rows: Preferences) -> Turn:
 
     example = next(stream())
     plan = build.make_plan(config, family, accelerator, models, example, encoded.empty, kept=None)
-    prober = build_prober(
-        config.comparison, family, models.policy, models.reference, seed=0, identity="", store=config.run.output_dir
-    )
     engine = build.build_engine(
         config,
         family,
         accelerator,
         models,
         plan,
-        prober,
         empty=encoded.empty,
-        reference=models.reference,
+        identity="",
         streamed=None,
         stored=open_store(config, family, models, accelerator) if repeats else None,
         scores=example.candidates.scores,
@@ -158,7 +154,7 @@ def their_turn(config: TrainConfig, rows: Preferences) -> Turn:
 
 
 def _then_update(network: torch.nn.Module, config: TrainConfig, step: Turn) -> Turn:
-    parameters = [p for p in network.parameters() if p.requires_grad]
+    parameters = trainable(network)
     optimizer = build_optimizer(parameters, config.optimization, config.optimization.learning_rate)
 
     def run() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from diffpref.bench.counted import ARCHITECTURES, EDM_PAIRS, setups
+from diffpref.bench.counted import ARCHITECTURES, EDM_PAIRS, PEER, setups
 from diffpref.counting.counters import GIB
 from diffpref.counting.peers import peer_step
 from diffpref.counting.steps import BETA, MODES, Ready, count_peer, count_step, make_ready, our_step
@@ -36,7 +36,7 @@ def _rows(setup: Any, name: str, pairs: Sequence[int], repeats: int, ceiling: fl
     counted, ready = make_ready(setup), make_ready(setup, "cuda")
     found: list[dict[str, Any]] = []
     for n in pairs if name != "edm" else [EDM_PAIRS]:
-        for mode in ["peer: peft, joint"] if setup.stock else MODES:
+        for mode in [PEER] if setup.stock else MODES:
             row = {"model": setup.architecture.name, "resolution": setup.resolution, "step": mode, "pairs": n}
             row |= {"checkpointing": setup.checkpointing}
             try:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from diffpref.backbones.lora import trainable
 from diffpref.errors import predict
 from diffpref.types import Backbone, Probe
 
@@ -25,7 +26,7 @@ def attach_stock_lora(network: torch.nn.Module, rank: int, targets: Sequence[str
     network.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets))
     network.add_adapter(config, adapter_name=ADAPTER)  # type: ignore[operator]
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    trained = trainable(network)
     for parameter in trained:
         parameter.data = parameter.data.float()
     return trained

@@ -16,12 +16,11 @@ from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
 from diffpref.backbones import find_family
-from diffpref.backbones.guidance import guided
+from diffpref.backbones.lora import trainable
 from diffpref.config import TrainConfig
 from diffpref.settings import to_mapping
 from diffpref.training import prepare
 from diffpref.training.checkpoint import State, check_identity, load_checkpoint, save_checkpoint
-from diffpref.training.comparison import build_prober
 from diffpref.training.engine import build
 from diffpref.training.engine.checks import check_engine
 from diffpref.training.engine.plan import PLAN, read_plan
@@ -73,8 +72,6 @@ def train(
     for line in models.lines:
         say_once(line)
     models, streamed = build.build_reference(config, family, models)
-    scale = config.comparison.train_guidance_scale
-    policy, reference = (guided(model, scale, encoded.empty) for model in (models.policy, models.reference))
     processes = accelerator.num_processes
     identity = prepare.identity(config, models, encoded.data, processes)
     if resume is not None:
@@ -114,7 +111,7 @@ def train(
         prepare.write_provenance(config)
     accelerator.wait_for_everyone()
 
-    parameters = [p for p in models.network.parameters() if p.requires_grad]
+    parameters = trainable(models.network)
     optimizer = accelerator.prepare_optimizer(
         build_optimizer(parameters, settings, effective_rate(settings, processes))
     )
@@ -135,24 +132,14 @@ def train(
         flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in to_mapping(config).items()}
         accelerator.init_trackers(run.tracker_name, config=flat)
     log = MetricsLog(run.output_dir / "metrics.jsonl", first) if main else None
-    prober = build_prober(
-        config.comparison,
-        family,
-        policy,
-        reference,
-        seed=run.seed,
-        identity=json.dumps(identity, sort_keys=True),
-        store=run.output_dir / "inversions",
-    )
     engine = build.build_engine(
         config,
         family,
         accelerator,
         models,
         plan,
-        prober,
         empty=encoded.empty,
-        reference=reference,
+        identity=json.dumps(identity, sort_keys=True),
         streamed=streamed,
         stored=stored,
         scores=example.candidates.scores,

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from diffpref.backbones import Family
 from diffpref.backbones.guidance import guided
+from diffpref.backbones.lora import trainable
 from diffpref.config import LossEngine, TrainConfig
-from diffpref.training.comparison import Prober
+from diffpref.training.comparison import build_prober
 from diffpref.training.engine.head import coefficients, separable
 from diffpref.training.engine.independence import check_independent, draws_masks, mixing_module
 from diffpref.training.engine.memory import GIB, KEPT_FREE, candidate_bytes, free_bytes, is_checkpointing
@@ -152,10 +153,9 @@ def build_engine(
     accelerator: Accelerator,
     models: Models,
     plan: Plan,
-    prober: Prober,
     *,
     empty: Cond,
-    reference: Backbone,
+    identity: str,
     streamed: StreamedReference | None,
     stored: StoredErrors | None,
     scores: Tensor,
@@ -164,15 +164,21 @@ def build_engine(
 
     Args:
         empty: the unconditional prompt, for guidance in the loss.
+        identity: of the run, which its stored inversions depend on.
         scores: of a batch, on which the objective is tried.
     """
     settings, scale = config.engine, config.comparison.train_guidance_scale
     objective: Objective = config.objective
     b, k = scores.shape
     unit = 1.0 if accelerator.scaler is None else unit_weight(objective, scores)
+    policy, reference = (guided(model, scale, empty) for model in (models.policy, models.reference))
+    store = config.run.output_dir / "inversions"
+    prober = build_prober(
+        config.comparison, family, policy, reference, seed=config.run.seed, identity=identity, store=store
+    )
     runner = Runner(
         guided(family.backbone(models.network, models.path), scale, empty),
-        [p for p in models.network.parameters() if p.requires_grad],
+        trainable(models.network),
         objective,
         lambda: accelerator.autocast(),
         (lambda value: value) if accelerator.scaler is None else accelerator.scaler.scale,
@@ -185,7 +191,7 @@ def build_engine(
     return Engine(
         accelerator,
         models.prepared,
-        guided(models.policy, scale, empty),
+        policy,
         runner,
         ReferencePass(reference, runner.autocast, loaded, stored),
         prober,

@@ -79,10 +79,11 @@ def joint_loss(
     once = sorted(set(rows))
     errors = errors_at(model, block, references, once)
     assert errors.difference is not None
-    found = (errors.policy[:, 0], errors.reference[:, 0], errors.difference[:, 0])
+    found = [errors.policy[:, 0], errors.reference[:, 0], errors.difference[:, 0]]
     if once != rows:
-        place = torch.tensor([once.index(row) for row in rows], device=scores.device)
-        found = [each[place] for each in found]
+        at = {row: place for place, row in enumerate(once)}
+        places = torch.tensor([at[row] for row in rows], device=scores.device)
+        found = [each[places] for each in found]
     errors = Errors(*(each.view(scores.shape) for each in found))
     return errors, objective(errors, scores)
 
