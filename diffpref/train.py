@@ -5,13 +5,13 @@ import sys
 
 def main(arguments: list[str]) -> int:
     """Parse the settings and train; ValueErrors are the user's to mend."""
-    from diffpref.settings import parse
+    from diffpref.training.settings import parse
 
     config = parse(arguments)
-    from diffpref.backbones import quiet_libraries
+    from diffpref.run.quiet import quiet_libraries
 
     quiet_libraries()
-    from diffpref.rounds import run
+    from diffpref.sources import run
 
     folder = run(config)
     from accelerate import PartialState

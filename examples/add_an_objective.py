@@ -13,10 +13,10 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.config import TrainConfig
-from diffpref.embedded import embedded
-from diffpref.settings import from_mapping, from_yaml
+from diffpref.demo.embedded import embedded
+from diffpref.training.config import TrainConfig
 from diffpref.training.loop import train
+from diffpref.training.settings import from_mapping, from_yaml
 from diffpref.types import Errors
 
 

@@ -69,8 +69,8 @@ def draw(model: Path, tuned: Path | None, captions: list[str], config: Any) -> l
 
 def settings(backbone: str, method: str, seed: int, output: Path) -> Any:
     """The method's config on this backbone, as it is, with a seed and a folder."""
-    from diffpref.embedded import embedded
-    from diffpref.settings import from_mapping, from_yaml
+    from diffpref.demo.embedded import embedded
+    from diffpref.training.settings import from_mapping, from_yaml
 
     base = from_yaml(embedded(f"configs/{backbone}/{method}.yaml"))
     changes: dict[str, Any] = {
@@ -90,9 +90,9 @@ def judge(config: Any, tuned: Path, folder: Path, split: str, count: int) -> dic
 
     from diffpref.data.rows import decode
     from diffpref.data.sources import read_preferences
-    from diffpref.embedded import embedded
-    from diffpref.evaluate.compare import compare_hands
-    from diffpref.evaluate.judge import Judge, to_batch
+    from diffpref.demo.compare import compare_hands
+    from diffpref.demo.embedded import embedded
+    from diffpref.demo.judge import Judge, to_batch
 
     rows = read_preferences(embedded(f"assets/emoji-pairs/{split}.parquet"))
     real = [decode(row.pictures[row.scores.index(max(row.scores))]) for row in rows]
@@ -123,9 +123,9 @@ def judge(config: Any, tuned: Path, folder: Path, split: str, count: int) -> dic
 
 def one(backbone: str, method: str, seed: int, folder: Path, split: str, count: int) -> None:
     """Train and judge one run; writes result.json when all is done."""
-    from diffpref import atomic
-    from diffpref.backbones import quiet_libraries
-    from diffpref.rounds import run
+    from diffpref.files import atomic
+    from diffpref.run.quiet import quiet_libraries
+    from diffpref.sources import run
 
     quiet_libraries()
     folder.mkdir(parents=True, exist_ok=True)

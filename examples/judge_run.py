@@ -18,14 +18,14 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=292, help="how many of the 292 held-out captions")
     parser.add_argument("--sheet", type=Path, help="write base and tuned pictures of some captions to this PNG")
     args = parser.parse_args()
-    from diffpref.backbones import quiet_libraries
     from diffpref.data.rows import decode
     from diffpref.data.sources import read_preferences
-    from diffpref.embedded import embedded
-    from diffpref.evaluate.compare import compare_hands
-    from diffpref.evaluate.judge import Judge
-    from diffpref.settings import from_yaml
-    from diffpref.training.grid import side_by_side
+    from diffpref.demo.compare import compare_hands
+    from diffpref.demo.embedded import embedded
+    from diffpref.demo.judge import Judge
+    from diffpref.report.grid import side_by_side
+    from diffpref.run.quiet import quiet_libraries
+    from diffpref.training.settings import from_yaml
 
     quiet_libraries()
     config = from_yaml(args.run / "config.yaml")

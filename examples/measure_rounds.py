@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DModel
 
-from diffpref import atomic
-from diffpref.embedded import embedded
+from diffpref.demo.embedded import embedded
 from diffpref.evaluate.measure import find_measure
+from diffpref.files import atomic
 from diffpref.pipelines.edm import EDMPipeline
 
 CLASSES = 10

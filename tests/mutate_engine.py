@@ -10,7 +10,7 @@ import mutate
 import peft  # noqa: F401
 import transformers  # noqa: F401
 
-ENGINE, TRAINING, BACKBONES = "diffpref/training/engine", "diffpref/training", "diffpref/backbones"
+ENGINE, TRAINING, BACKBONES = "diffpref/engine", "diffpref/training", "diffpref/backbones"
 TESTS = [
     f"tests/training/test_{name}.py"
     for name in ("engine_cuts", "engine_modes", "engine_plan", "stream", "chain_stream")

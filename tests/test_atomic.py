@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffpref import atomic
+from diffpref.files import atomic
 
 
 class Stop(Exception):

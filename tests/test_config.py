@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from diffpref.config import ALIASES, OBJECTIVES, TrainConfig
-from diffpref.settings import from_mapping, from_yaml, parse, to_mapping
+from diffpref.training.config import ALIASES, OBJECTIVES, TrainConfig
+from diffpref.training.settings import from_mapping, from_yaml, parse, to_mapping
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(f for f in (ROOT / "configs").rglob("*.yaml") if f.parent.name not in ("label", "reward"))

@@ -14,7 +14,7 @@ from diffpref.counting.kept import facts
 from diffpref.counting.steps import Setup, count_step, make_ready
 from diffpref.doctor.architecture import read_architecture
 from diffpref.doctor.needs import needs_of, plan_for
-from diffpref.settings import from_mapping, from_yaml
+from diffpref.training.settings import from_mapping, from_yaml
 from tests import small_sdxl
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +58,7 @@ def test_it_answers_at_once_for_every_other_config(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the counts that come with the package; the mode that it names is not one that the config forces."""
-    monkeypatch.setattr(kept, "count", lambda *_: pytest.fail("not shipped: run python -m diffpref.counting.ship"))
+    monkeypatch.setattr(kept, "count", lambda *_: pytest.fail("not shipped: run python -m benchmarks.ship"))
     found = answer(config, tmp_path, capsys)["run"]
     if found["kind"] == "train":
         assert found["choice"].startswith("loss_mode joint: a batch in one graph; about")
@@ -99,7 +99,7 @@ def test_a_mode_holds_what_a_real_step_holds(tmp_path: Path) -> None:
     from diffpref.backbones.lora import attach_lora
     from diffpref.backbones.sdxl import LORA_TARGETS, SDXL
     from diffpref.counting.networks import path_of
-    from diffpref.training.engine.memory import candidate_bytes
+    from diffpref.engine.memory import candidate_bytes
     from diffpref.types import Probe
 
     network = small_sdxl.small_unet()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffpref.chart import BINS, BOTTOM, HEIGHT
-from diffpref.page import Page
+from diffpref.report.chart import BINS, BOTTOM, HEIGHT
+from diffpref.report.page import Page
 
 VOID = {"meta", "link", "img", "br", "hr"}
 EVIL = """<script>alert("x")</script> & 'quoted' </title></style>"""

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffpref import quickstart
 from diffpref.cli import main
-from diffpref.settings import from_mapping
+from diffpref.demo import quickstart
 from diffpref.training.health import COLLAPSE
 from diffpref.training.loop import train
+from diffpref.training.settings import from_mapping
 
 
 def records(run: Path) -> list[dict[str, float]]:

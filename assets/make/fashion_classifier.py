@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffpref.evaluate.fashion import (
+from diffpref.demo.fashion import (
     FashionClassifier,
     classifier_features,
     fashion_frechet,

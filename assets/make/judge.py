@@ -4,7 +4,7 @@
     python assets/make/judge.py --packages DIR --output assets/judge --head_only --autoencoder assets/tiny-sdxl/vae
 
 First the trunk: one contrastive loss pulls three artists' drawings of a caption together, one classification loss
-names the artist. Then the hand, which names the artist from `diffpref.evaluate.style` alone; `--head_only` keeps the
+names the artist. Then the hand, which names the artist from `diffpref.demo.style` alone; `--head_only` keeps the
 trunk in the output folder and does the rest. `--cross_validate` prints how the hand's penalty was chosen, and ends.
 The pictures are warped, softened, quantised and soiled alike for all artists: the hand shows in what is left.
 """
@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from split import held_out
 from torch import Tensor
 
-from diffpref.evaluate.judge import Hand, Judge, JudgeNetwork
-from diffpref.evaluate.style import style
+from diffpref.demo.judge import Hand, Judge, JudgeNetwork
+from diffpref.demo.style import style
 
 ARCHITECTURE = {"widths": (24, 32, 64, 96), "features": 96, "embedding": 64}
 CAPTIONS_A_BATCH = 40

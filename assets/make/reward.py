@@ -22,7 +22,7 @@ from diffusers import AutoencoderKL
 from split import held_out
 from torch import Tensor
 
-from diffpref.rewards.emoji_hand import EmojiHand, HandNetwork, load, save
+from diffpref.demo.emoji_hand import EmojiHand, HandNetwork, load, save
 
 WIDTHS = (24, 40, 64, 96)
 BATCH = 96

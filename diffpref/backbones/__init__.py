@@ -6,7 +6,6 @@ A family module has the names of `Family`; `find_family` picks it by the class t
 import hashlib
 import importlib
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,20 +122,6 @@ class Family(Protocol):
 def unit_weight(path: GaussianPath, t: Float[Tensor, " b"] | Tensor) -> Float[Tensor, " b"]:
     """The weight of squared errors at t where a backbone is trained without one."""
     return torch.ones(t.shape, device=t.device)
-
-
-def quiet_libraries() -> None:
-    """Silence what the libraries print while they load: bars for files, and xformers' warning where there is no GPU.
-
-    For our own commands; a program that imports diffpref keeps its settings. Call it before diffusers is imported."""
-    if not torch.cuda.is_available():
-        logging.getLogger("xformers").setLevel(logging.ERROR)
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    diffusers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
 
 
 def find_family(checkpoint: Checkpoint) -> Family:

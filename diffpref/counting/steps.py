@@ -1,4 +1,4 @@
-"""One training step on meta tensors, counted: ours, by the functions that train, and the published scripts' order."""
+"""One training step on meta tensors, counted, by the functions that train."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,16 +13,14 @@ from diffpref.backbones.lora import attach_lora, trainable
 from diffpref.backbones.reference import AdapterOff, frozen_copy
 from diffpref.counting.architectures import Architecture
 from diffpref.counting.counters import Usage
-from diffpref.counting.encoders import Encoders
 from diffpref.counting.meta import Region, as_on_a_gpu, autocast
 from diffpref.counting.networks import Shape, build_network, family_of, meta_backbone, meta_probe, shape_of
-from diffpref.counting.peers import attach_stock_lora, peer_step
+from diffpref.engine.build import FIRST_BATCH
+from diffpref.engine.passes import References, Runner, deferred, deferred_forwards, joint_loss, two_pass
+from diffpref.engine.reference import ReferencePass
+from diffpref.engine.rows import Block, Part, chunks
 from diffpref.errors import model_error
 from diffpref.objectives import DPO, RankDPO
-from diffpref.training.engine.build import FIRST_BATCH
-from diffpref.training.engine.passes import References, Runner, deferred, deferred_forwards, joint_loss, two_pass
-from diffpref.training.engine.reference import ReferencePass
-from diffpref.training.engine.rows import Block, Part, chunks
 from diffpref.types import Backbone, Objective, Probe
 
 MODES = ("joint", "deferred", "two-pass")
@@ -44,8 +42,6 @@ class Setup:
     text_tokens: int | None = None
     guidance: float = 1.0
     """Classifier-free guidance in the loss; other than 1 it doubles every forward."""
-    stock: bool = False
-    """peft's LoRA, diffusers' attention and autocast over a base in half precision, as the published scripts do it."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -54,8 +50,8 @@ class Setup:
 
     @property
     def autocast(self) -> bool:
-        """Whether autocast is on: over float32 weights, and in the published scripts also over half precision."""
-        return self.precision != "no" and (self.adapter == "full" or self.stock)
+        """Whether autocast is on: over float32 weights."""
+        return self.precision != "no" and self.adapter == "full"
 
 
 @dataclass(frozen=True)
@@ -68,10 +64,12 @@ class Ready:
     reference: Backbone
     parameters: Sequence[torch.nn.Parameter]
     shape: Shape
+    cast: bool
+    """Whether autocast is on."""
 
     def autocast(self) -> AbstractContextManager[Region]:
         """The precision that the loop runs the network under."""
-        if not self.setup.autocast:
+        if not self.cast:
             return nullcontext(nullcontext)
         kind = self.parameters[0].device.type
         if kind == "meta":
@@ -117,14 +115,11 @@ def make_ready(setup: Setup, device: str = "meta") -> Ready:
     network = build_network(setup.architecture.network, setup.dtype if lora else torch.float32)
     if device != "meta":
         materialize(network, torch.device(device))
-    if not setup.stock:
-        install_attention(network, "auto", setup.dtype)
+    install_attention(network, "auto", setup.dtype)
     if not lora:
         copied = frozen_copy(network, setup.dtype)
         install_attention(copied, "auto", setup.dtype)
         reference = meta_backbone(setup.architecture, copied)
-    elif setup.stock:
-        attach_stock_lora(network, setup.rank, targets)
     else:
         attach_lora(network, setup.rank, targets, seed=0)
     if setup.checkpointing:
@@ -137,7 +132,7 @@ def make_ready(setup: Setup, device: str = "meta") -> Ready:
         prompts = {name: size for name, size in shape.cond.items() if name != "time_ids"}
         empty = {name: torch.zeros((1, *size), device=device) for name, size in prompts.items()}
         policy, reference = (guided(model, setup.guidance, empty) for model in (policy, reference))
-    return Ready(setup, network, policy, reference, trainable(network), shape)
+    return Ready(setup, network, policy, reference, trainable(network), shape, setup.autocast)
 
 
 def count_step(ready: Ready, mode: str, *, groups: int = 1, k: int = 2, micro_batch: int = 1) -> Count:
@@ -146,7 +141,7 @@ def count_step(ready: Ready, mode: str, *, groups: int = 1, k: int = 2, micro_ba
     Args:
         micro_batch: candidates of one graph, in the modes that cut.
     """
-    return _counted(ready, lambda region: our_step(ready, region, ready.probe(groups, k), mode, micro_batch))
+    return counted(ready, lambda region: our_step(ready, region, ready.probe(groups, k), mode, micro_batch))
 
 
 def our_step(ready: Ready, region: Region, probe: Probe, mode: str, micro_batch: int = 1) -> None:
@@ -185,23 +180,6 @@ def materialize(network: torch.nn.Module, device: torch.device) -> None:
             tensor.normal_(0, 0.02, generator=draws)
 
 
-def count_peer(ready: Ready, *, pairs: int = 1, encoders: Encoders | None = None) -> Count:
-    """A step in the order of the published scripts.
-
-    Args:
-        encoders: what they hold and run beside it at every step, where nothing is cached.
-    """
-
-    def step(region: Region) -> None:
-        probe = ready.probe(pairs, 2)
-        if encoders is not None:
-            encoders.run(2 * pairs, pairs, ready.setup.resolution)
-        with region():
-            peer_step(ready.network, ready.policy, probe, BETA)
-
-    return _counted(ready, step, () if encoders is None else [*encoders.parameters()])
-
-
 def graph_bytes(ready: Ready, candidates: int = 1) -> int:
     """Bytes that the graph of some candidates holds between their forward and their backward."""
     with as_on_a_gpu(), Usage() as usage, ready.autocast() as region, region():
@@ -211,7 +189,12 @@ def graph_bytes(ready: Ready, candidates: int = 1) -> int:
     return held
 
 
-def _counted(ready: Ready, step: Callable[[Region], None], held: Sequence[Tensor] = ()) -> Count:
+def counted(ready: Ready, step: Callable[[Region], None], held: Sequence[Tensor] = ()) -> Count:
+    """What a step of a network on meta tensors costs.
+
+    Args:
+        held: tensors that are there beside it, such as other networks' weights.
+    """
     for parameter in ready.parameters:
         parameter.grad = None
     usage = Usage()

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from diffpref import atomic
 from diffpref.data.rows import Picture, Preferences, Row
 from diffpref.data.sources import as_pairs
+from diffpref.files import atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa

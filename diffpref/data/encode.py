@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from diffpref.backbones import Encoder
-from diffpref.data.cache import TensorStore, content_key, require_space, to_dtype
 from diffpref.data.rows import Picture, Preferences, decode
+from diffpref.files.store import TensorStore, content_key, require_space, to_dtype
 from diffpref.types import Candidates, Cond
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from diffpref.data.rows import Preferences, decode
-from diffpref.page import Page
+from diffpref.report.page import Page
 
 THUMBNAIL = 224
 """The longer side of a picture on the page, in pixels."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from diffpref.backbones import FAMILIES
-from diffpref.config import TrainConfig
 from diffpref.counting.architectures import BUILT_IN, Architecture
+from diffpref.training.config import TrainConfig
 
 COMPONENTS = ("unet", "transformer")
 

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     print("\n".join(["This machine:", *(f"  {line}" for line in lines)]))
     found["machine"] = lines
     if file is not None:
-        from diffpref import atomic
+        from diffpref.files import atomic
 
         atomic.write_json(Path(file), found)
     return 0
@@ -69,7 +69,7 @@ def _gib(text: str | None) -> float | None:
 
 def _run(arguments: list[str], size: float | None) -> tuple[list[str], dict[str, Any], Path]:
     """Lines, figures and output folder of the config; another command's config gets a short answer."""
-    from diffpref.typed import read_yaml
+    from diffpref.settings.typed import read_yaml
 
     place = arguments.index("--config") + 1
     if place == len(arguments):
@@ -79,8 +79,8 @@ def _run(arguments: list[str], size: float | None) -> tuple[list[str], dict[str,
     if other is not None:
         line, kind, folder = other
         return [line], {"kind": kind}, folder
-    from diffpref.backbones import quiet_libraries
-    from diffpref.settings import parse
+    from diffpref.run.quiet import quiet_libraries
+    from diffpref.training.settings import parse
 
     config = parse(arguments, prog="diffpref doctor")
     print("counting on meta tensors ...", file=sys.stderr)

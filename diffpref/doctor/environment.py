@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from diffpref.backbones.attention import attention_report
-from diffpref.training.engine.memory import GIB
-from diffpref.training.environment import versions
+from diffpref.engine.memory import GIB
+from diffpref.run.environment import versions
 
 OPTIONAL = {
     "xformers": "attention: xformers",

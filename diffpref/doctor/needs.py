@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, replace
 
-from diffpref.config import TrainConfig
 from diffpref.counting.kept import Facts, facts
 from diffpref.counting.steps import MODES, Setup
 from diffpref.doctor.architecture import architecture_of, text_tokens
-from diffpref.training.engine.build import STATES, sizes
-from diffpref.training.engine.memory import GIB, KEPT_FREE
-from diffpref.training.engine.plan import TRANSIENT, Plan, Work, choose
-from diffpref.training.source import candidates_of
+from diffpref.engine.build import STATES, sizes
+from diffpref.engine.memory import GIB, KEPT_FREE
+from diffpref.engine.plan import TRANSIENT, Plan, Work, choose
+from diffpref.sources.dataset import candidates_of
+from diffpref.training.config import TrainConfig
 
 LIST = 4
 """Pictures of a list where only the data knows; RankDPO's paper has 4."""

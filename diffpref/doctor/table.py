@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
-from diffpref.config import TrainConfig
 from diffpref.doctor.needs import Needs, largest_graph, plan_for
-from diffpref.training.engine.memory import GIB
+from diffpref.engine.memory import GIB
+from diffpref.training.config import TrainConfig
 
 SIZES = (8, 12, 16, 24, 40, 80, 141)
 """GiB of common GPUs, shown where none is given and none is here."""

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffpref.dotted import FORMS, is_address, load_callable
-from diffpref.evaluate.fashion import fashion_frechet, load_classifier, load_real_features
+from diffpref.demo.fashion import fashion_frechet, load_classifier, load_real_features
+from diffpref.settings.dotted import FORMS, is_address, load_callable
 
 Measure: TypeAlias = Callable[[list[Image.Image], list[str]], float]
 """(pictures, one prompt a picture) -> one finite number for all of them; lower is better."""

@@ -6,10 +6,10 @@ from diffpref.label.settings import parse
 def main(arguments: list[str]) -> int:
     """Run or continue a labelling run; ValueErrors are the user's to mend."""
     config = parse(arguments)
-    from diffpref.backbones import quiet_libraries
     from diffpref.label.engine import label, write_config
     from diffpref.label.executors import slurm
     from diffpref.label.plan import make_plan
+    from diffpref.run.quiet import quiet_libraries
 
     quiet_libraries()
     if config.run.executor == "slurm" and not slurm.in_task():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffpref.label.prompts import PromptSettings
-from diffpref.typed import nearest
+from diffpref.settings.typed import nearest
 
 NAME = re.compile(r"[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*")
 """Names become folders and parts of picture ids."""

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Callable
 from pathlib import Path
 
-from diffpref import atomic
+from diffpref.files import atomic
 from diffpref.label.config import STAGES, LabelConfig
 from diffpref.label.executors import Executor, find_executor
 from diffpref.label.filter import Filter

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from diffpref.label.pictures import TarReader
+from diffpref.label.images import TarReader
 from diffpref.label.plan import Plan
 from diffpref.label.shards import Marker, Shard, digest, inputs_of, write_table
 from diffpref.label.stages import Report, Work, count, finish, shard_of

@@ -10,7 +10,7 @@ import torch
 
 from diffpref.label.config import GeneratorSettings
 from diffpref.label.generators import Drawn, Generator, load_generator
-from diffpref.label.pictures import TarWriter
+from diffpref.label.images import TarWriter
 from diffpref.label.plan import Plan, Planned, seed_of
 from diffpref.label.provenance import versions
 from diffpref.label.shards import digest, durable, write_table

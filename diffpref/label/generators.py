@@ -10,11 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from diffpref.dotted import load_callable
-from diffpref.identity import file_hash
+from diffpref.files.identity import file_hash
 from diffpref.label.config import GeneratorSettings
 from diffpref.label.shards import digest
-from diffpref.typed import nearest
+from diffpref.settings.dotted import load_callable
+from diffpref.settings.typed import nearest
 
 WEIGHTS = {".safetensors", ".bin", ".json", ".txt", ".model", ".pt", ".pth", ".ckpt"}
 

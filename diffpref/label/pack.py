@@ -15,7 +15,7 @@ from diffpref.data.convert import RECORDS, schema_of
 from diffpref.data.rows import Row
 from diffpref.label.config import PackSettings
 from diffpref.label.filter import images_markers
-from diffpref.label.pictures import TarReader
+from diffpref.label.images import TarReader
 from diffpref.label.plan import Plan
 from diffpref.label.shards import Shard, digest, durable, inputs_of
 from diffpref.label.stages import Report, Work, finish, shard_of

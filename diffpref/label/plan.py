@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffpref import atomic
+from diffpref.files import atomic
 from diffpref.label.config import GeneratorSettings, LabelConfig
 from diffpref.label.generators import check_generator, identity
 from diffpref.label.prompts import PromptSettings, check_prompts

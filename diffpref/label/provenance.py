@@ -2,7 +2,7 @@
 
 import platform
 
-from diffpref.identity import installed
+from diffpref.files.identity import installed
 
 PACKAGES = ("diffpref", "torch", "diffusers", "transformers", "open_clip_torch", "pillow", "pyarrow")
 

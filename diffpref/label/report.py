@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from diffpref import atomic
+from diffpref.files import atomic
 from diffpref.label.sections import AFTER_IT, BEFORE_THE_SHEET, STATUSES, verdict
 from diffpref.label.sheet import Sample, draw_sheet
 from diffpref.label.statistics import to_batch
 from diffpref.label.tally import Tally
-from diffpref.page import Page
+from diffpref.report.page import Page
 
 _ROWS = 50_000
 _EXAMPLES = 2

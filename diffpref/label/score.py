@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from diffpref.data.rows import decode
-from diffpref.dotted import is_address, load_callable
-from diffpref.identity import file_hash
+from diffpref.files.identity import file_hash
 from diffpref.label.config import RewardUse
 from diffpref.label.filter import Source, images_markers
 from diffpref.label.generate import words
@@ -25,7 +24,8 @@ from diffpref.label.provenance import versions
 from diffpref.label.shards import digest, inputs_of, write_table
 from diffpref.label.stages import Failures, Report, Work, count, finish, shard_of
 from diffpref.rewards import REWARDS, CheckedReward, WrongAnswer, find_reward, reward_settings
-from diffpref.typed import read_yaml
+from diffpref.settings.dotted import is_address, load_callable
+from diffpref.settings.typed import read_yaml
 
 HOW = {"batch_size", "concurrency", "endpoint", "api_key_env", "timeout", "retries", "backoff"}
 """Settings of rewards that say how scores are computed, not which: a run may go on with others."""

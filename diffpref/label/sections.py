@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from diffpref.label.sheet import shorten
-from diffpref.page import Page
+from diffpref.report.page import Page
 
 FAILURES, WINS, TIES = 0.05, 0.7, 0.5
 """Shares above which the report warns: failed pictures, best pictures by one generator, tied pairs."""

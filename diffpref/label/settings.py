@@ -7,7 +7,7 @@ from typing import Any
 
 from diffpref.label.config import GeneratorSettings, LabelConfig, Labels, PackSettings, RewardUse, Run
 from diffpref.label.prompts import PromptSettings
-from diffpref.typed import build, convert, nearest, read_yaml
+from diffpref.settings.typed import build, convert, nearest, read_yaml
 
 GROUPS: Mapping[str, type] = {"prompts": PromptSettings, "labels": Labels, "run": Run}
 """Groups whose fields are flat keys of the YAML file and flags of the command line."""

@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffpref import atomic
-from diffpref.identity import file_hash
+from diffpref.files import atomic
+from diffpref.files.identity import file_hash
 
 
 def digest(value: object) -> str:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from diffpref.data.rows import decode
-from diffpref.page import Page
+from diffpref.report.page import Page
 
 PROMPTS = 24
 MANY, LARGE, SMALL = 6, 224, 176

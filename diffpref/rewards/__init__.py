@@ -10,9 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from diffpref.dotted import FORMS, is_address, load_callable
 from diffpref.rewards.checked import CheckedReward, Reward, Scorer, WrongAnswer
-from diffpref.typed import build, nearest, read_yaml
+from diffpref.settings.dotted import FORMS, is_address, load_callable
+from diffpref.settings.typed import build, nearest, read_yaml
 
 __all__ = [
     "REWARDS",
@@ -32,7 +32,7 @@ REWARDS: Mapping[str, str] = {
     "hpsv2.1": "diffpref.rewards.hps:HPS21Settings",
     "mps": "diffpref.rewards.mps:MPSSettings",
     "pickscore": "diffpref.rewards.pickscore:PickScoreSettings",
-    "emoji_hand": "diffpref.rewards.emoji_hand:EmojiHandSettings",
+    "emoji_hand": "diffpref.demo.emoji_hand:EmojiHandSettings",
     "hpsv3": "diffpref.rewards.hpsv3:Hpsv3Settings",
     "vlm_judge": "diffpref.rewards.vlm_judge:VlmJudgeSettings",
     "vqascore": "diffpref.rewards.vqascore:VqaScoreSettings",

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diffpref.identity import file_hash, installed
+from diffpref.files.identity import file_hash, installed
 
 
 def hub_file(repository: str, filename: str) -> Path:

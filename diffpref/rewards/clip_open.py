@@ -16,7 +16,7 @@ from torch import Tensor
 from diffpref.rewards.checkpoint import load_strictly, local_file, read_tensors, sha256, versions
 from diffpref.rewards.clip_pairs import DTYPES, Dtype
 from diffpref.rewards.vision import CLIP_MEAN, CLIP_STD, normalise, torchvision_square
-from diffpref.typed import nearest
+from diffpref.settings.typed import nearest
 
 if TYPE_CHECKING:
     from open_clip import CLIP

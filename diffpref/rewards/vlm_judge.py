@@ -19,7 +19,7 @@ from torch import Tensor
 from diffpref.rewards.judge_asking import Asker, data_url
 from diffpref.rewards.judge_client import ChatClient, Trouble, base_url
 from diffpref.rewards.judge_parsing import TEMPLATES, Mode, Template
-from diffpref.typed import nearest
+from diffpref.settings.typed import nearest
 
 _PICTURES_KEPT = 64
 

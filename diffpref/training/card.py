@@ -9,7 +9,7 @@ from typing import Literal
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 
-from diffpref.training.grid import side_by_side
+from diffpref.report.grid import side_by_side
 from diffpref.training.report import read_pairs
 
 SHOWN, SIDE = 6, 320  # pairs in the picture, and their largest side in pixels

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from diffpref.backbones import Family
-from diffpref.config import Comparison
-from diffpref.data.cache import TensorStore, content_key
+from diffpref.files.store import TensorStore, content_key
 from diffpref.inversion import invert
 from diffpref.probe import forward_probe, inverted_probe, transition_probe
+from diffpref.training.config import Comparison
 from diffpref.training.stream import Batch, StepBatch, generator
 from diffpref.types import Backbone, Cond, Probe
 

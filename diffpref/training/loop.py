@@ -17,23 +17,23 @@ from tqdm.auto import tqdm
 
 from diffpref.backbones import find_family
 from diffpref.backbones.lora import trainable
-from diffpref.config import TrainConfig
-from diffpref.settings import to_mapping
+from diffpref.engine import build
+from diffpref.engine.checks import check_engine
+from diffpref.engine.plan import PLAN, read_plan
+from diffpref.engine.stored import open_store
+from diffpref.run.checkpoint import State, check_identity, load_checkpoint, save_checkpoint
+from diffpref.run.environment import peak_memory_gib
+from diffpref.run.log import MetricsLog
+from diffpref.sources.dataset import Rows, Source, candidates_of, read_rows
 from diffpref.training import prepare
-from diffpref.training.checkpoint import State, check_identity, load_checkpoint, save_checkpoint
-from diffpref.training.engine import build
-from diffpref.training.engine.checks import check_engine
-from diffpref.training.engine.plan import PLAN, read_plan
-from diffpref.training.engine.stored import open_store
-from diffpref.training.environment import peak_memory_gib
+from diffpref.training.config import TrainConfig
 from diffpref.training.health import CollapseAlarm, pair_table, saturation, summarize
-from diffpref.training.log import MetricsLog
 from diffpref.training.models import accelerator_of, build_models, checkpoint_of
 from diffpref.training.optimizer import build_optimizer, build_schedule, effective_rate
 from diffpref.training.output import save_output
 from diffpref.training.report import write_report
 from diffpref.training.samples import averaged, draw_samples
-from diffpref.training.source import Rows, Source, candidates_of, read_rows
+from diffpref.training.settings import to_mapping
 from diffpref.training.stream import Batch, Drawing, StepBatch, batches
 
 Watch = Callable[[int, torch.nn.Module], None]

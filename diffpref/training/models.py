@@ -18,8 +18,8 @@ from diffpref.backbones.attention.processors import install_attention
 from diffpref.backbones.compiled import check_compiler, compile_blocks
 from diffpref.backbones.lora import attach_lora, load_lora_state
 from diffpref.backbones.reference import AdapterOff, frozen_copy
-from diffpref.config import TrainConfig
 from diffpref.path import GaussianPath
+from diffpref.training.config import TrainConfig
 from diffpref.types import Backbone
 
 LORA_FILE = "pytorch_lora_weights.safetensors"

@@ -7,7 +7,7 @@ import torch
 from diffusers.optimization import get_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from diffpref.config import Optimization
+from diffpref.training.config import Optimization
 
 
 def check_optimizer(settings: Optimization) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from diffusers.training_utils import EMAModel
 
-from diffpref import atomic
 from diffpref.backbones import Family
-from diffpref.config import TrainConfig
-from diffpref.settings import to_mapping
+from diffpref.files import atomic
+from diffpref.run.environment import versions
 from diffpref.training.card import write_card
-from diffpref.training.environment import versions
+from diffpref.training.config import TrainConfig
 from diffpref.training.models import LORA_FILE
 from diffpref.training.samples import averaged
+from diffpref.training.settings import to_mapping
 
 
 def save_weights(folder: Path, family: Family, network: torch.nn.Module, adapter: str) -> None:

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import torch
 
-from diffpref import atomic
 from diffpref.backbones import Family
-from diffpref.config import TrainConfig
-from diffpref.data.cache import require_space
-from diffpref.data.chains import EncodedChains
 from diffpref.data.encode import EncodedPreferences
-from diffpref.settings import to_mapping
-from diffpref.training.checkpoint import find_checkpoint
+from diffpref.files import atomic
+from diffpref.files.store import require_space
+from diffpref.run.checkpoint import find_checkpoint
+from diffpref.run.environment import describe
+from diffpref.run.trackers import check_trackers
+from diffpref.sources.chains import EncodedChains
+from diffpref.sources.dataset import candidates_of
 from diffpref.training.comparison import check_comparison
-from diffpref.training.environment import describe
+from diffpref.training.config import TrainConfig
 from diffpref.training.models import Models, check_machine, network_weights
 from diffpref.training.optimizer import check_optimizer
-from diffpref.training.source import candidates_of
-from diffpref.training.trackers import check_trackers
+from diffpref.training.settings import to_mapping
 
 OUTPUTS = (
     "checkpoint-*",

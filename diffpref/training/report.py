@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from diffpref.page import Page
-from diffpref.training.curves import Record, draw_curves, finite, read_metrics, series
+from diffpref.report.curves import Record, draw_curves, finite, read_metrics, series
+from diffpref.report.page import Page
 from diffpref.training.health import COLLAPSE
 
 Figure = tuple[str, str, str]

@@ -8,13 +8,13 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
-from diffpref import atomic
 from diffpref.backbones import Family
-from diffpref.config import TrainConfig
-from diffpref.training.grid import picture_grid
+from diffpref.files import atomic
+from diffpref.report.grid import picture_grid
+from diffpref.run.trackers import log_pictures
+from diffpref.sources.dataset import Encoded
+from diffpref.training.config import TrainConfig
 from diffpref.training.models import checkpoint_of
-from diffpref.training.source import Encoded
-from diffpref.training.trackers import log_pictures
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffpref.backbones import Family, Times
-from diffpref.data.chains import EncodedChains
 from diffpref.data.encode import EncodedPreferences
 from diffpref.path import GaussianPath
+from diffpref.sources.chains import EncodedChains
 from diffpref.types import Candidates, Cond
 
 

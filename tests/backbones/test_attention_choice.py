@@ -15,10 +15,10 @@ from diffpref.backbones import Checkpoint, find_family
 from diffpref.backbones.attention import BACKENDS, KERNELS, attention_report, choice, order, require, why_not
 from diffpref.backbones.attention.processors import install_attention
 from diffpref.backbones.attention.xformers_wheel import load_xformers
-from diffpref.config import TrainConfig
-from diffpref.settings import from_mapping
+from diffpref.training.config import TrainConfig
 from diffpref.training.models import attention_setting, build_models, check_machine
 from diffpref.training.prepare import check_settings
+from diffpref.training.settings import from_mapping
 from tests.backbones.test_attention import sdxl
 
 CPU = torch.device("cpu")

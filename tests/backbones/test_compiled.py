@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch._dynamo.utils import counters
 from diffpref.backbones import Checkpoint, find_family
 from diffpref.backbones.lora import trainable
-from diffpref.settings import from_mapping
+from diffpref.training.settings import from_mapping
 from diffpref.training.models import build_models
 from tests.small_sdxl import SIZE
 

@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from diffpref.backbones import Checkpoint, Encoder, Family, Times, edm, find_family
-from diffpref.data.cache import TensorStore
 from diffpref.data.encode import Framing, encode_preferences, to_square
 from diffpref.data.rows import Preferences
 from diffpref.data.sources import as_pairs, read_preferences
 from diffpref.errors import compare
+from diffpref.files.store import TensorStore
 from diffpref.pipelines.edm import EDMPipeline
 from diffpref.probe import forward_probe
 from diffpref.transition import sample_chain

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from benchmarks.encoders import build_encoders
 from diffpref.counting.architectures import BUILT_IN, EDM, SD3, SD35, SDXL, Architecture
 from diffpref.counting.counters import Usage
-from diffpref.counting.encoders import build_encoders
 from diffpref.counting.meta import as_on_a_gpu
 from diffpref.counting.networks import build_network, family_of, meta_backbone, meta_probe, shape_of
 from diffpref.errors import predict

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffpref.data.cache import TensorStore
 from diffpref.data.encode import Framing, encode_preferences
-from diffpref.data.pictures import read_pictures
+from diffpref.data.images import read_pictures
 from diffpref.data.rows import decode
+from diffpref.files.store import TensorStore
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 MakePicture = Callable[..., bytes]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffpref.data import cache
-from diffpref.data.cache import TensorStore, content_key, require_space, to_dtype
+from diffpref.files import store as cache
+from diffpref.files.store import TensorStore, content_key, require_space, to_dtype
 
 
 def shards(folder: Path) -> list[Path]:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffpref.evaluate.compare import HandComparison, compare_hands
-from diffpref.evaluate.judge import Judge, JudgeNetwork, to_batch
+from diffpref.demo.compare import HandComparison, compare_hands
+from diffpref.demo.judge import Judge, JudgeNetwork, to_batch
 
 CAPTIONS = [f"thing {i}" for i in range(12)]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffpref.evaluate.fashion import (
+from diffpref.demo.fashion import (
     FashionClassifier,
     classifier_features,
     fashion_frechet,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffpref.evaluate.judge import Judge, JudgeNetwork, to_batch
+from diffpref.demo.judge import Judge, JudgeNetwork, to_batch
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "judge"
 CAPTIONS = ("fox", "tea pot", "bus", "kite", "leek", "drum", "café")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from diffpref.data.pictures import read_pictures
+from diffpref.data.images import read_pictures
 from diffpref.data.rows import decode
-from diffpref.evaluate.fashion import fashion_frechet, load_classifier, load_real_features
+from diffpref.demo.fashion import fashion_frechet, load_classifier, load_real_features
 from diffpref.evaluate.measure import CheckedMeasure, find_measure
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")

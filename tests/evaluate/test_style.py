@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffpref.evaluate.style import STYLE, style
+from diffpref.demo.style import STYLE, style
 
 PALETTE, SHADING = 343, 49
 """7 x 7 x 7 colours, then twice 7 x 7 of shading, then 3 x 6 of flatness."""

@@ -95,9 +95,9 @@ def test_the_fused_lora_linear_has_float32_gradients_without_a_rounding(dtype: t
 
 
 def test_a_small_model_trains_with_each_backend(tmp_path: Path) -> None:
-    from diffpref import quickstart
-    from diffpref.settings import from_mapping
+    from diffpref.demo import quickstart
     from diffpref.training.loop import train
+    from diffpref.training.settings import from_mapping
 
     losses = {}
     for one in attention_report(CUDA, head_dim=32):

@@ -1,9 +1,9 @@
-"""`diffpref bench timed` and `micro` on a CUDA GPU; skipped without one."""
+"""`python -m benchmarks timed` and `micro` on a CUDA GPU; skipped without one."""
 
 import pytest
 import torch
 
-from diffpref.bench import micro, timed
+from benchmarks import micro, timed
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from diffpref import quickstart
-from diffpref.settings import from_mapping
-from diffpref.training.engine.memory import free_bytes
-from diffpref.training.engine.streamed import StreamedReference
+from diffpref.demo import quickstart
+from diffpref.engine.memory import free_bytes
+from diffpref.engine.streamed import StreamedReference
 from diffpref.training.loop import train
+from diffpref.training.settings import from_mapping
 from tests.small_sdxl import read_metrics, small_unet
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from benchmarks.operators import SIZES, benchmark
 from diffpref.kernels import error, fused_error
-from diffpref.kernels.benchmark import SIZES, benchmark
 from tests.kernels.test_fused_error import *  # noqa: F403  the same tests, on this file's device
 from tests.kernels.test_fused_error import a_case, exact, relative, run
 from tests.kernels.test_noising import *  # noqa: F403

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffpref import quickstart
-from diffpref.embedded import embedded
-from diffpref.rounds import run
-from diffpref.settings import from_mapping, from_yaml
+from diffpref.demo import quickstart
+from diffpref.demo.embedded import embedded
+from diffpref.sources import run
 from diffpref.training.loop import train
+from diffpref.training.settings import from_mapping, from_yaml
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

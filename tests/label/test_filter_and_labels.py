@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from diffpref.label.engine import label
 from diffpref.label.filter import difference_hash
-from diffpref.label.pictures import TarReader, TarWriter, encode
+from diffpref.label.images import TarReader, TarWriter, encode
 from tests.label.world import PROMPTS, config_of
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffpref.embedded import embedded
+from diffpref.demo.embedded import embedded
 from diffpref.label.config import GeneratorSettings
 from diffpref.label.generators import PipelineGenerator, UserGenerator, check_generator, identity, load_generator
 

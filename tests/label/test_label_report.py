@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from diffpref.label import report
-from diffpref.label.pictures import TarWriter
+from diffpref.label.images import TarWriter
 from diffpref.label.prompts import prompt_id
 from diffpref.label.report import write_report
 from diffpref.label.sections import percent

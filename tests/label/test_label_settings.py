@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffpref.embedded import embedded
+from diffpref.demo.embedded import embedded
 from diffpref.label.score import reward_key
 from diffpref.label.settings import from_mapping, from_yaml, parse, to_mapping
 from tests.label.world import make_world

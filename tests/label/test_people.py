@@ -15,12 +15,12 @@ from urllib.request import Request, urlopen
 import pytest
 from PIL import Image
 
-from diffpref import atomic
-from diffpref.label.people import Pair, labelling, read_labels, read_pairs, serve, server, unanswered, write_pairs
-from diffpref.label.people.command import main
-from diffpref.label.people.labelling import Labelling, display_order
-from diffpref.label.people.pairs import label_files, write_answers
-from diffpref.label.people.server import LabelServer
+from diffpref.files import atomic
+from diffpref.people import Pair, labelling, read_labels, read_pairs, serve, server, unanswered, write_pairs
+from diffpref.people.command import main
+from diffpref.people.labelling import Labelling, display_order
+from diffpref.people.pairs import label_files, write_answers
+from diffpref.people.server import LabelServer
 
 
 @pytest.fixture

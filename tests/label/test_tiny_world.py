@@ -7,16 +7,16 @@ import torch
 
 from diffpref.data.rows import decode
 from diffpref.data.sources import read_preferences
-from diffpref.embedded import embedded
-from diffpref.evaluate.compare import compare_hands
-from diffpref.evaluate.judge import Judge
+from diffpref.demo.compare import compare_hands
+from diffpref.demo.embedded import embedded
+from diffpref.demo.judge import Judge
+from diffpref.demo.quickstart import draw
 from diffpref.label.engine import label
 from diffpref.label.settings import from_mapping as label_from_mapping
 from diffpref.label.settings import from_yaml as label_from_yaml
 from diffpref.label.settings import to_mapping as label_to_mapping
-from diffpref.quickstart import draw
-from diffpref.settings import from_mapping, from_yaml
 from diffpref.training.loop import train
+from diffpref.training.settings import from_mapping, from_yaml
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from PIL import Image
 
 from diffpref.data.rows import decode
 from diffpref.data.sources import read_preferences
+from diffpref.demo.emoji_hand import HandNetwork, load, save, to_tensor
 from diffpref.rewards import CheckedReward, find_reward
-from diffpref.rewards.emoji_hand import HandNetwork, load, save, to_tensor
 
 ASSETS = Path(__file__).parents[2] / "assets"
 shipped = pytest.mark.skipif(

@@ -8,7 +8,7 @@ import torch
 
 from diffpref.data.rows import decode
 from diffpref.data.sources import read_preferences
-from diffpref.embedded import embedded
+from diffpref.demo.embedded import embedded
 from diffpref.rewards import REWARDS, find_reward
 
 ASSETS = Path(__file__).parents[2] / "assets"

@@ -8,10 +8,10 @@ import datasets
 import pytest
 from accelerate.state import AcceleratorState
 
-from diffpref.config import TrainConfig
-from diffpref.rounds import run
-from diffpref.settings import from_mapping
+from diffpref.sources import run
 from diffpref.training import stream
+from diffpref.training.config import TrainConfig
+from diffpref.training.settings import from_mapping
 from tests import small_edm, small_sd3, small_sdxl
 
 Go = Callable[..., Path]

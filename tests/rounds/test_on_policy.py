@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 
 from diffpref import errors
 from diffpref.backbones import sdxl
-from diffpref.config import TrainConfig
-from diffpref.label.people import read_pairs
-from diffpref.label.people.pairs import labels_path, write_answers
-from diffpref.rounds import collect, on_policy
-from diffpref.training.engine import passes, step
+from diffpref.engine import passes, step
+from diffpref.people import read_pairs
+from diffpref.people.pairs import labels_path, write_answers
+from diffpref.sources import collect, on_policy
+from diffpref.training.config import TrainConfig
 from diffpref.types import Probe
 from tests.rounds.conftest import start
 from tests.small_sdxl import read_metrics, read_weights

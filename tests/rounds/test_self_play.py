@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from diffpref.backbones import edm, find_family
-from diffpref.config import TrainConfig
-from diffpref.rounds import self_play
+from diffpref.engine.step import Engine
+from diffpref.sources import self_play
 from diffpref.training import loop
-from diffpref.training.engine.step import Engine
+from diffpref.training.config import TrainConfig
 from diffpref.training.models import LORA_FILE, checkpoint_of
 from tests.rounds.conftest import start
 from tests.small_sdxl import SIZE, read_metrics, save_pairs

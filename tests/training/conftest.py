@@ -8,10 +8,10 @@ import datasets
 import pytest
 from accelerate.state import AcceleratorState
 
-from diffpref.config import TrainConfig
-from diffpref.settings import from_mapping
 from diffpref.training import stream
+from diffpref.training.config import TrainConfig
 from diffpref.training.loop import train
+from diffpref.training.settings import from_mapping
 from tests.small_sdxl import SIZE, save_pairs, save_pipeline
 
 Settings = Callable[..., TrainConfig]

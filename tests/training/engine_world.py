@@ -9,12 +9,12 @@ from diffusers import SD3Transformer2DModel
 from diffpref.backbones import sd3, sdxl
 from diffpref.backbones.lora import attach_lora, trainable
 from diffpref.backbones.reference import AdapterOff
+from diffpref.engine.passes import Outcome, References, Runner, joint_loss
+from diffpref.engine.reference import ReferencePass
+from diffpref.engine.rows import Block, Part
 from diffpref.objectives import D3PO, DDO, DPO, RankDPO, SmPO
 from diffpref.path import rectified_flow, variance_preserving
 from diffpref.probe import forward_probe, transition_probe
-from diffpref.training.engine.passes import Outcome, References, Runner, joint_loss
-from diffpref.training.engine.reference import ReferencePass
-from diffpref.training.engine.rows import Block, Part
 from diffpref.transition import Ancestral, FlowSDE
 from diffpref.types import Backbone, Objective
 from tests.small_sd3 import small_transformer

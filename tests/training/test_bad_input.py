@@ -13,8 +13,8 @@ import yaml
 from PIL import Image
 
 from diffpref import cli
-from diffpref.settings import to_mapping
-from diffpref.training.engine.step import Engine
+from diffpref.engine.step import Engine
+from diffpref.training.settings import to_mapping
 from tests.small_sdxl import save_pairs
 
 Settings = Callable[..., Any]

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from diffpref.backbones import sdxl
-from diffpref.data.cache import TensorStore, content_key
 from diffpref.data.encode import EncodedPreferences, Framing, encode_preferences, to_square
 from diffpref.data.rows import Preferences
 from diffpref.data.sources import read_preferences
+from diffpref.files.store import TensorStore, content_key
 from tests.small_sdxl import save_pairs
 
 Run = Callable[..., Path]
@@ -106,7 +106,7 @@ def test_an_interrupted_encode_keeps_what_was_written(
     rows: Preferences, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A shard for every picture, as 64 MiB are for a real model's.
-    monkeypatch.setattr("diffpref.data.cache.SHARD_BYTES", 1)
+    monkeypatch.setattr("diffpref.files.store.SHARD_BYTES", 1)
     with pytest.raises(KeyboardInterrupt):
         encode(rows, Counter(fail_after=8), tmp_path)
     (tmp_path / ".0123.tmp").write_bytes(b"half a shard")

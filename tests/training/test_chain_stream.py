@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from diffpref.backbones import Times, sdxl
-from diffpref.data.cache import TensorStore
-from diffpref.data.chains import ChainPair, EncodedChains
+from diffpref.files.store import TensorStore
 from diffpref.path import variance_preserving
+from diffpref.sources.chains import ChainPair, EncodedChains
 from diffpref.training.stream import Drawing, StepBatch, batches
 
 STEPS = 3

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from diffpref.backbones import edm, sdxl
-from diffpref.config import Comparison
 from diffpref.path import GaussianPath, variance_preserving
 from diffpref.probe import forward_probe, inversion_probe, transition_probe
 from diffpref.training.comparison import build_prober, check_comparison
+from diffpref.training.config import Comparison
 from diffpref.training.stream import Batch, StepBatch
 from diffpref.types import Candidates, Cond
 from tests.small_edm import SIGMA_DATA, save_pipeline

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from diffpref.engine.independence import check_independent
+from diffpref.engine.memory import saved_bytes
+from diffpref.engine.passes import deferred, two_pass
+from diffpref.engine.rows import Block
 from diffpref.objectives import DPO, RankDPO
-from diffpref.training.engine.independence import check_independent
-from diffpref.training.engine.memory import saved_bytes
-from diffpref.training.engine.passes import deferred, two_pass
-from diffpref.training.engine.rows import Block
 from tests.training.engine_world import World, joint, part, references, world
 from tests.training.test_engine_modes import autograd, relative
 

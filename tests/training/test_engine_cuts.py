@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from diffpref.engine.head import coefficients, separable
+from diffpref.engine.passes import deferred, two_pass
+from diffpref.engine.rows import Block, Part
 from diffpref.objectives import D3PO, DPO, RankDPO
-from diffpref.training.engine.head import coefficients, separable
-from diffpref.training.engine.passes import deferred, two_pass
-from diffpref.training.engine.rows import Block, Part
 from diffpref.types import Errors, Objective
 from tests.training.engine_world import CASES, World, joint, part, references, world
 from tests.training.test_engine_modes import autograd, relative

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from diffpref.engine.passes import Outcome, deferred, two_pass
+from diffpref.engine.rows import Block, Part
 from diffpref.errors import compare
-from diffpref.training.engine.passes import Outcome, deferred, two_pass
-from diffpref.training.engine.rows import Block, Part
 from tests.training.engine_world import CASES, SIZED, World, joint, references, world
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}

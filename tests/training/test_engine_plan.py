@@ -9,12 +9,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from diffpref.engine.build import sizes
+from diffpref.engine.memory import GIB, candidate_bytes
+from diffpref.engine.plan import TRANSIENT, Plan, Work, choose, need
 from diffpref.errors import model_error
-from diffpref.settings import from_mapping
-from diffpref.training.engine.build import sizes
-from diffpref.training.engine.memory import GIB, candidate_bytes
-from diffpref.training.engine.plan import TRANSIENT, Plan, Work, choose, need
 from diffpref.training.loop import train
+from diffpref.training.settings import from_mapping
 from diffpref.types import Probe
 from tests.small_sdxl import read_metrics
 from tests.training.engine_world import part, world

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from diffpref.settings import to_mapping
+from diffpref.training.settings import to_mapping
 from tests.small_sdxl import read_metrics, read_weights
 from tests.training.test_resume import assert_same, killed_after
 

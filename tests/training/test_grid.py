@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffpref.training.grid import GUTTER, picture_grid, side_by_side
+from diffpref.report.grid import GUTTER, picture_grid, side_by_side
 
 
 def flat(colour: str, size: tuple[int, int] = (64, 64)) -> Image.Image:

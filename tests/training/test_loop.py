@@ -17,11 +17,11 @@ import yaml
 from accelerate import Accelerator
 
 from diffpref.backbones import sdxl
+from diffpref.engine import passes
+from diffpref.engine.step import Engine
 from diffpref.probe import forward_probe
-from diffpref.settings import to_mapping
 from diffpref.training import comparison
-from diffpref.training.engine import passes
-from diffpref.training.engine.step import Engine
+from diffpref.training.settings import to_mapping
 from diffpref.types import Probe
 from tests.small_sdxl import read_metrics, read_weights, save_pairs
 

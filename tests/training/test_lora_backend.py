@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffpref.config import TrainConfig
+from diffpref.training.config import TrainConfig
 from diffpref.training.loop import train
 from tests.small_sdxl import read_metrics, read_weights
 

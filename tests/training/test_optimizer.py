@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from diffpref.config import Optimization
+from diffpref.training.config import Optimization
 from diffpref.training.optimizer import build_optimizer, build_schedule, check_optimizer, effective_rate
 
 RATE = 1e-2

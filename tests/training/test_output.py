@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from diffpref.backbones import sdxl
 from diffpref.backbones.lora import PORTABLE
-from diffpref.settings import from_yaml
+from diffpref.training.settings import from_yaml
 from tests.small_sdxl import PROMPTS, SIZE, read_metrics, read_weights
 
 Run = Callable[..., Path]

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffpref.embedded import embedded
+from diffpref.demo.embedded import embedded
 from diffpref.objectives import D3PO, DDO, DPO, RankDPO, SmPO
-from diffpref.settings import from_mapping, from_yaml, to_mapping
 from diffpref.training.loop import train
 from diffpref.training.prepare import check_settings
+from diffpref.training.settings import from_mapping, from_yaml, to_mapping
 from tests.small_sdxl import SIZE, read_metrics, read_weights
 
 ROOT = Path(__file__).parents[2]

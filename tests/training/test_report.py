@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffpref.training.curves import POINTS, read_metrics
+from diffpref.report.curves import POINTS, read_metrics
 from diffpref.training.report import write_report
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from diffpref.settings import to_mapping
-from diffpref.training import checkpoint
-from diffpref.training.engine.step import Engine
+from diffpref.engine.step import Engine
+from diffpref.run import checkpoint
+from diffpref.training.settings import to_mapping
 from tests.small_sdxl import read_metrics, read_weights, save_pairs, save_pipeline
 
 Run = Callable[..., Path]

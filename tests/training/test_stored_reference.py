@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffpref.training.engine.reference import ReferencePass
+from diffpref.engine.reference import ReferencePass
 from tests import small_edm, small_sd3
 from tests.small_sdxl import SIZE, read_metrics, save_pairs
 from tests.training.test_engine_runs import SHARED, agree

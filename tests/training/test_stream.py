@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from diffpref.backbones import Times, sdxl
-from diffpref.data.cache import TensorStore
 from diffpref.data.encode import EncodedPreferences, Group
+from diffpref.files.store import TensorStore
 from diffpref.path import GaussianPath, variance_preserving
 from diffpref.training.stream import Batch, Drawing, batches, generator, index_at
 

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from diffpref.training.trackers import check_trackers, log_pictures
+from diffpref.run.trackers import check_trackers, log_pictures
 
 PICTURES = [Image.new("RGB", (16, 16), "red"), Image.new("RGB", (8, 16), "blue")]
 

@@ -14,11 +14,11 @@ from typing import Any, TextIO
 
 import torch
 
-from diffpref.backbones import quiet_libraries
 from diffpref.label.config import Run
 from diffpref.label.executors import Progress
 from diffpref.label.executors.worker import Worker, device_of
 from diffpref.label.stages import Stage, all_done
+from diffpref.run.quiet import quiet_libraries
 
 _here: Worker | None = None
 """The worker of a pool's process."""

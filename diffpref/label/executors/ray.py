@@ -10,12 +10,12 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from diffpref.backbones import quiet_libraries
 from diffpref.label.config import Run
 from diffpref.label.executors import Progress
 from diffpref.label.executors.local import lock_folder
 from diffpref.label.executors.worker import Worker, device_of
 from diffpref.label.stages import Stage, all_done, pending
+from diffpref.run.quiet import quiet_libraries
 
 
 class _Actor:

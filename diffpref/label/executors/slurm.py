@@ -10,7 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from diffpref import atomic
+from diffpref.files import atomic
 from diffpref.label.config import Run
 from diffpref.label.executors import Progress
 from diffpref.label.executors.worker import Worker, device_of

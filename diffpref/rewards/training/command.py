@@ -60,7 +60,7 @@ def train(arguments: list[str]) -> int:
     from diffpref.rewards.training.settings import parse
 
     config = parse(arguments)
-    from diffpref.backbones import quiet_libraries
+    from diffpref.run.quiet import quiet_libraries
 
     quiet_libraries()
     from accelerate import PartialState
@@ -83,11 +83,11 @@ def evaluate(arguments: list[str]) -> int:
         raise ValueError(f"batch_size must be 1 or above, got {options.batch_size}.")
     import torch
 
-    from diffpref import atomic
-    from diffpref.backbones import quiet_libraries
     from diffpref.data.sources import read_preferences
+    from diffpref.files import atomic
     from diffpref.rewards import find_reward
     from diffpref.rewards.training.evaluate import predict, report
+    from diffpref.run.quiet import quiet_libraries
 
     quiet_libraries()
     sources = [(options.dataset_name, options.dataset_split)]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from diffpref.config import Optimization
 from diffpref.rewards.training.losses import LossName
+from diffpref.training.config import Optimization
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from diffpref.rewards.training.model import PairScorer, choose_trained
 from diffpref.rewards.training.output import check_output, claim_output, save_output, write_report
 from diffpref.rewards.training.prepare import build_parts, check_settings, identity
 from diffpref.rewards.training.settings import to_mapping
-from diffpref.training.checkpoint import State, check_identity, load_checkpoint, save_checkpoint
-from diffpref.training.environment import peak_memory_gib
+from diffpref.run.checkpoint import State, check_identity, load_checkpoint, save_checkpoint
+from diffpref.run.environment import peak_memory_gib
 from diffpref.training.loop import MetricsLog
 
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diffpref import atomic
 from diffpref.backbones.lora import ADAPTER, lora_state
+from diffpref.files import atomic
 from diffpref.rewards.clip_hf import Processor
 from diffpref.rewards.clip_pairs import directions
 from diffpref.rewards.training.config import Tuning

@@ -4,15 +4,15 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffpref import atomic
-from diffpref.page import Page
+from diffpref.files import atomic
+from diffpref.report.curves import read_metrics, series
+from diffpref.report.page import Page
 from diffpref.rewards.clip_hf import Processor
 from diffpref.rewards.training.config import RewardConfig, Run
 from diffpref.rewards.training.model import save_adapter, save_reward
 from diffpref.rewards.training.settings import to_mapping
-from diffpref.training.checkpoint import find_checkpoint
-from diffpref.training.curves import read_metrics, series
-from diffpref.training.environment import describe
+from diffpref.run.checkpoint import find_checkpoint
+from diffpref.run.environment import describe
 
 if TYPE_CHECKING:
     from transformers import CLIPModel

@@ -10,8 +10,8 @@ from diffpref.rewards.training.config import RewardConfig
 from diffpref.rewards.training.data import PairData
 from diffpref.rewards.training.model import PairScorer
 from diffpref.rewards.training.settings import to_mapping
+from diffpref.run.trackers import check_trackers
 from diffpref.training.optimizer import build_optimizer, build_schedule, check_optimizer, effective_rate
-from diffpref.training.trackers import check_trackers
 
 
 def check_settings(config: RewardConfig) -> list[str]:

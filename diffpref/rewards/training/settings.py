@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from diffpref.rewards.training.config import RewardConfig
-from diffpref.typed import read_yaml, replace_flat
+from diffpref.settings.typed import read_yaml, replace_flat
 
 
 def _fields() -> dict[str, tuple[str, Any]]:

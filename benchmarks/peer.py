@@ -1,0 +1,166 @@
+"""Our training step against the diffusers research script's order, on the CPU: the embedded SDXL, the same pictures.
+
+The script decodes and encodes pictures and prompts at every step, has peft's LoRA, and runs the policy before the
+reference with its graph alive. Ours is the engine of a run, which finds latents and text in its cache and, from the
+second epoch on where `stored_reference` is set, the reference's errors too. All clip and end with AdamW. They take
+turns, so that what else the machine does meets all.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.peers import attach_stock_lora, peer_step
+from diffpref.backbones import find_family, sdxl
+from diffpref.backbones.lora import trainable
+from diffpref.counting.steps import BETA
+from diffpref.data.encode import to_square
+from diffpref.data.rows import Preferences, decode
+from diffpref.demo.embedded import embedded
+from diffpref.engine import build
+from diffpref.engine.stored import open_store
+from diffpref.probe import forward_probe
+from diffpref.sources.dataset import Rows, read_rows
+from diffpref.training.config import TrainConfig
+from diffpref.training.models import accelerator_of, build_models, checkpoint_of
+from diffpref.training.optimizer import build_optimizer
+from diffpref.training.settings import from_mapping, from_yaml
+from diffpref.training.stream import Batch, Drawing, StepBatch, batches, index_at
+
+PAIRS, ROWS = 4, 16
+EPOCH = ROWS // PAIRS
+"""Steps until all errors of the reference are stored."""
+SCRIPT = "diffusers script"
+Turn = Callable[[], object]
+
+
+def race(repeats: int) -> tuple[list[dict[str, Any]], str]:
+    """Seconds a step of each, and how many times faster ours are, with the spread over `repeats` turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = settings(Path(folder), stored=0)
+        rows = read_rows(config)
+        runs = {
+            SCRIPT: their_turn(config, rows),
+            "ours": our_turn(config, rows),
+            "ours, reference stored": our_turn(settings(Path(folder), stored=1), rows),
+        }
+        seconds = take_turns(runs, repeats)
+    lines = ["| step of 4 pairs | seconds, median | times faster, median | range |", "| --- | --- | --- | --- |"]
+    found = []
+    for name, values in seconds.items():
+        ratios = [theirs / mine for theirs, mine in zip(seconds[SCRIPT], values, strict=True)]
+        middle = statistics.median(ratios)
+        found.append({"step": name, "seconds": values, "ratios": ratios, "median": middle})
+        lines.append(
+            f"| {name} | {statistics.median(values):.3f} | {middle:.2f} | {min(ratios):.2f} to {max(ratios):.2f} |"
+        )
+    return found, "\n".join([*lines, "", f"{repeats} turns"])
+
+
+def take_turns(runs: dict[str, Turn], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each run's steps, one after the other, after an epoch that nobody measures."""
+    for run in runs.values():
+        for _ in range(EPOCH):
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def settings(folder: Path, *, stored: int) -> TrainConfig:
+    """The quickstart's config, with the batch of the race."""
+    base = from_yaml(embedded("configs/tiny-sdxl/dpo.yaml"))
+    changes = {
+        "pretrained_model_name_or_path": str(embedded(base.model.pretrained_model_name_or_path)),
+        "dataset_name": str(embedded(base.data.dataset_name)),
+        "max_train_samples": ROWS,
+        "train_batch_size": PAIRS,
+        "beta": BETA,
+        "sft": 0.0,
+        "validation_prompts": [],
+        "output_dir": str(folder / f"stored-{stored}"),
+        "cache_dir": str(folder / "cache"),
+        "stored_reference": stored,
+    }
+    return from_mapping(changes, "bench peer", base)
+
+
+def our_turn(config: TrainConfig, rows: Preferences) -> Turn:
+    """A step of the training loop, from the cached batch to the optimizer."""
+    family, accelerator = find_family(checkpoint_of(config)), accelerator_of(config)
+    encoded = Rows(rows).encode(config, family, accelerator, lambda line: None)
+    models = build_models(config, family, accelerator)
+    times = family.resolve_times(checkpoint_of(config), config.times)
+    repeats, empty = config.engine.stored_reference, config.data.proportion_empty_prompts
+    drawing = Drawing(family, models.path, times, config.run.seed, empty=empty, repeats=repeats)
+
+    def stream() -> Iterator[Batch | StepBatch]:
+        return batches(encoded.data, drawing, size=PAIRS, first_step=0, steps=2**31, accumulation=1, share=(0, 1))
+
+    example = next(stream())
+    plan = build.make_plan(config, family, accelerator, models, example, encoded.empty, kept=None)
+    engine = build.build_engine(
+        config,
+        family,
+        accelerator,
+        models,
+        plan,
+        empty=encoded.empty,
+        identity="",
+        streamed=None,
+        stored=open_store(config, family, models, accelerator) if repeats else None,
+        scores=example.candidates.scores,
+    )
+    ours = stream()
+    return _then_update(models.network, config, lambda: engine.step(ours, 1))
+
+
+def their_turn(config: TrainConfig, rows: Preferences) -> Turn:
+    """A step as the script has it, from the encoded picture files to the optimizer."""
+    checkpoint = checkpoint_of(config)
+    encoder = sdxl.load_encoder(checkpoint, torch.device("cpu"))
+    network, path = sdxl.load_network(checkpoint, torch.float32).train(), sdxl.load_path(checkpoint)
+    attach_stock_lora(network, config.adapter.rank, sdxl.LORA_TARGETS)
+    model, draws, side = sdxl.backbone(network, path), torch.Generator().manual_seed(0), config.data.resolution
+    seen = 0
+
+    def step() -> None:
+        nonlocal seen
+        chosen = [rows[index_at(config.run.seed, seen + place, len(rows))] for place in range(PAIRS)]
+        seen += PAIRS
+        # Better first, as the rows' scores say.
+        files = [
+            row.pictures[place]
+            for row in chosen
+            for place in (row.scores[0] < row.scores[1], row.scores[0] >= row.scores[1])
+        ]
+        pictures = torch.stack([to_square(decode(file), side, (0.5, 0.5)) for file in files])
+        x0 = encoder.encode_pictures(pictures, [draws] * len(pictures)).unflatten(0, (PAIRS, 2))
+        eps = torch.randn(x0[:, :1].shape, generator=draws).expand_as(x0)
+        t = torch.randint(sdxl.unet.STEPS, (PAIRS,), generator=draws)
+        cond = sdxl.group_cond(encoder.encode_prompts([row.prompt for row in chosen]), side)
+        peer_step(network, model, forward_probe(path, x0, t, eps, cond), BETA)
+
+    return _then_update(network, config, step)
+
+
+def _then_update(network: torch.nn.Module, config: TrainConfig, step: Turn) -> Turn:
+    parameters = trainable(network)
+    optimizer = build_optimizer(parameters, config.optimization, config.optimization.learning_rate)
+
+    def run() -> None:
+        step()
+        torch.nn.utils.clip_grad_norm_(parameters, config.optimization.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run

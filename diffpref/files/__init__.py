@@ -1,0 +1,1 @@
+"""What lies on a disk: whole writes, hashes, kept tensors, and room for them."""

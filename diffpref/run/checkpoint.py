@@ -1,0 +1,129 @@
+"""checkpoint-N folders: written whole or not at all, read back exactly, refused where they belong to another run.
+
+All randomness of a run follows from (seed, position in the data), so weights, averages, optimizer, schedule, the step
+number and the metrics that are not yet written are the whole state.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffpref.backbones.lora import load_lora_state, lora_state
+from diffpref.files import atomic
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class State:
+    """The moving parts of a run. `parts` have state_dict and load_state_dict: optimizer, schedule, gradient scaler."""
+
+    network: torch.nn.Module
+    adapter: str
+    parts: Mapping[str, Any]
+    ema: EMAModel | None
+
+
+def weights(network: torch.nn.Module, adapter: str) -> dict[str, Tensor]:
+    """The trained tensors by name: the adapter's, or all."""
+    return lora_state(network) if adapter == "lora" else network.state_dict()
+
+
+def load_weights(network: torch.nn.Module, adapter: str, state: dict[str, Tensor]) -> None:
+    """Put trained tensors back."""
+    if adapter == "lora":
+        load_lora_state(network, state)
+    else:
+        network.load_state_dict(state)
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    state: State,
+    pending: Mapping[str, Any],
+    identity: Mapping[str, object],
+    limit: int | None,
+) -> Path:
+    """Write folder/checkpoint-{step}; then delete the oldest ones beyond the limit.
+
+    Args:
+        pending: tensors and numbers that the metrics after this step depend on.
+        limit: how many checkpoints to keep, 1 or above; None keeps all.
+    """
+    path = folder / f"checkpoint-{step}"
+    with atomic.new_folder(path) as new:
+        tensors = {name: tensor.contiguous() for name, tensor in weights(state.network, state.adapter).items()}
+        save_file(tensors, new / WEIGHTS)
+        parts = {name: part.state_dict() for name, part in state.parts.items()}
+        ema = state.ema.state_dict() if state.ema else None
+        torch.save({"step": step, "parts": parts, "ema": ema, "pending": dict(pending)}, new / "trainer_state.pt")
+        atomic.write_json(new / "run.json", dict(identity))
+    if limit is not None:
+        for old in checkpoints(folder)[:-limit]:
+            shutil.rmtree(old)
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoint folders, oldest first."""
+    found = [
+        (int(m[1]), path) for path in folder.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def find_checkpoint(folder: Path, name: str) -> Path | None:
+    """The checkpoint that `--resume_from_checkpoint` names; None where it says `latest` and there is none yet.
+
+    Raises:
+        ValueError: a named checkpoint that does not exist.
+    """
+    existing = checkpoints(folder)
+    if name == "latest":
+        return existing[-1] if existing else None
+    path = folder / Path(name).name
+    if path not in existing:
+        names = ", ".join(p.name for p in existing) or "none"
+        raise ValueError(f"{path}: no such checkpoint. In {folder} there are: {names}.")
+    return path
+
+
+def check_identity(path: Path, identity: Mapping[str, object]) -> None:
+    """Raise ValueError where the checkpoint was made by another run: another method, base, data, batch or seed."""
+    saved = json.loads((path / "run.json").read_text())
+    now = json.loads(json.dumps(dict(identity)))
+    different = [key for key in now if saved.get(key) != now[key]]
+    if different:
+        lines = "; ".join(f"{key} was {saved.get(key)!r}, is {now[key]!r}" for key in different)
+        raise ValueError(f"{path} belongs to another run: {lines}. Use those settings, or another --output_dir.")
+
+
+def load_checkpoint(path: Path, state: State) -> tuple[int, dict[str, Any]]:
+    """Restore everything, and return the step to go on from and what was pending then.
+
+    Raises:
+        ValueError: a damaged checkpoint; names it.
+    """
+    try:
+        tensors = load_file(path / WEIGHTS)
+        saved = torch.load(path / "trainer_state.pt", map_location="cpu", weights_only=True)
+    except Exception as problem:
+        raise ValueError(f"{path} cannot be read ({problem}). Resume from an earlier checkpoint.") from problem
+    load_weights(state.network, state.adapter, tensors)
+    for name, part in state.parts.items():
+        part.load_state_dict(saved["parts"][name])
+    if state.ema is not None:
+        device = state.ema.shadow_params[0].device
+        state.ema.load_state_dict(saved["ema"])
+        state.ema.to(device)
+    return int(saved["step"]), saved["pending"]

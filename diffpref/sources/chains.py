@@ -1,0 +1,69 @@
+"""Pairs of sampled chains as a data set: each of its groups is one step of both chains of a pair."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from diffpref.files.store import TensorStore
+from diffpref.types import Candidates, Cond
+
+
+@dataclass(frozen=True)
+class ChainPair:
+    """Two chains of one prompt from one start: keys into the store, and which of them is better."""
+
+    chains: tuple[str, str]
+    prompt: str
+    scores: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class EncodedChains:
+    """Chains "s *chw" that lie in a store under `latents`, all at the same falling times "s".
+
+    Group g is step g % (s - 1) of pair g // (s - 1). The pairs of a prompt at one step share their chains: they are a
+    bundle, which is read together, so that each chain's step runs once for all its pairs."""
+
+    pairs: Sequence[ChainPair]
+    times: Float[Tensor, " s"] | Integer[Tensor, " s"]
+    store: TensorStore
+    empty: Cond
+    fingerprint: str
+    """Names the data: equal for equal chains and labels."""
+
+    def __len__(self) -> int:
+        return len(self.pairs) * (len(self.times) - 1)
+
+    @cached_property
+    def bundles(self) -> list[list[int]]:
+        """The groups that share chains: those of a prompt at one step."""
+        by_prompt: dict[str, list[int]] = {}
+        for place, pair in enumerate(self.pairs):
+            by_prompt.setdefault(pair.prompt, []).append(place)
+        steps = len(self.times) - 1
+        return [[place * steps + step for place in places] for places in by_prompt.values() for step in range(steps)]
+
+    def names(self, indices: Sequence[int]) -> tuple[str, ...]:
+        """A name for each candidate of the groups; equal names are one chain at one step."""
+        places = [divmod(index, len(self.times) - 1) for index in indices]
+        return tuple(f"{chain} {step}" for pair, step in places for chain in self.pairs[pair].chains)
+
+    def steps(self, indices: Sequence[int], dropped: Sequence[bool]) -> tuple[Candidates, Tensor, Tensor, Tensor]:
+        """The groups: candidates whose x0 is the latent before the step, x_s after it "b 2 *chw", t and s " b"."""
+        places = [divmod(index, len(self.times) - 1) for index in indices]
+        before, after, scores, prompts = [], [], [], []
+        for (pair, step), drop in zip(places, dropped, strict=True):
+            chosen = self.pairs[pair]
+            chains = torch.stack([self.store.get(key)["latents"] for key in chosen.chains]).float()
+            before.append(chains[:, step])
+            after.append(chains[:, step + 1])
+            scores.append(torch.tensor(chosen.scores))
+            prompts.append({n: v[0] for n, v in self.empty.items()} if drop else self.store.get(chosen.prompt))
+        cond = {name: torch.stack([prompt[name].float() for prompt in prompts]) for name in prompts[0]}
+        at = torch.tensor([step for _, step in places])
+        candidates = Candidates(torch.stack(before), torch.stack(scores).float(), cond)
+        return candidates, torch.stack(after), self.times[at], self.times[at + 1]
