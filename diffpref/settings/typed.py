@@ -6,7 +6,9 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from diffpref.settings import bounds
 
 T = TypeVar("T")
 
@@ -16,6 +18,11 @@ def convert(value: Any, hint: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
+    if origin is Annotated:
+        converted = convert(value, arguments[0])
+        if not bounds.holds(converted, hint.__metadata__):
+            raise TypeError(bounds.rule(hint.__metadata__))
+        return converted
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
@@ -70,7 +77,7 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises:
         ValueError: an unknown or missing key, a wrong type, or what the dataclass itself refuses.
     """
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
     given: dict[str, Any] = {}
     for key, value in values.items():

@@ -1,4 +1,4 @@
-"""The settings of a training run, as typed groups; `diffpref/settings.py` reads and writes them.
+"""The settings of a training run, as a record of typed values; `settings.py` reads and writes them.
 
 Flag names are those of the diffusers scripts. Every field name is unique over all groups, so that keys are flat
 in YAML and on the command line. The loop sees these frozen dataclasses and nothing else of how they were given.
@@ -7,10 +7,12 @@ in YAML and on the command line. The loop sees these frozen dataclasses and noth
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from diffpref.backbones import Times
-from diffpref.objectives import D3PO, DDO, DPO, RankDPO, SmPO
+from diffpref.objectives import DPO, OBJECTIVES
+from diffpref.settings.axis import Axis
+from diffpref.types import Objective
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ class TrainConfig:
 
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
-    objective: DPO | SmPO | RankDPO | D3PO | DDO = field(default_factory=DPO)
+    objective: Annotated[Objective, Axis("objective", OBJECTIVES)] = field(default_factory=DPO)
     comparison: Comparison = field(default_factory=Comparison)
     times: Times = field(default_factory=Times)
     rounds: Rounds = field(default_factory=Rounds)
@@ -241,10 +243,19 @@ class TrainConfig:
     validation: Validation = field(default_factory=Validation)
 
 
-OBJECTIVES: Mapping[str, type] = {"dpo": DPO, "smpo": SmPO, "rankdpo": RankDPO, "d3po": D3PO, "ddo": DDO}
 ALIASES: Mapping[str, str] = {
     "beta_dpo": "beta",
     "train_data_dir": "dataset_name",
     "validation_prompt": "validation_prompts",
 }
 """Other scripts' names for our keys."""
+METHODS: Mapping[tuple[str, str], Mapping[str, object]] = {
+    ("objective", "inpo"): {"objective": "dpo", "probe": "inversion"},
+    ("method", "dpo"): {"objective": "dpo", "probe": "forward"},
+    ("method", "inpo"): {"objective": "dpo", "probe": "inversion"},
+    ("method", "smpo"): {"objective": "smpo", "probe": "inversion", "renoise": 1, "average_estimates": True},
+    ("method", "rankdpo"): {"objective": "rankdpo", "probe": "forward"},
+    ("method", "d3po"): {"objective": "d3po", "probe": "transition"},
+    ("method", "ddo"): {"objective": "ddo", "probe": "forward"},
+}
+"""Names of the papers' methods, and the choices that they stand for; a key that is given itself stays as it is."""

@@ -1,6 +1,5 @@
 """What a run leaves for its user: weights that stock diffusers loads, and a model card."""
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from diffusers.training_utils import EMAModel
 from diffpref.backbones import Family
 from diffpref.files import atomic
 from diffpref.run.environment import versions
+from diffpref.settings.record import fields_of
 from diffpref.training.card import write_card
 from diffpref.training.config import TrainConfig
 from diffpref.training.models import LORA_FILE
@@ -49,7 +49,7 @@ def save_output(
         folder,
         base_model=config.model.pretrained_model_name_or_path,
         method=str(flat["objective"]),
-        objective=dataclasses.asdict(config.objective),
+        objective=fields_of(config.objective),
         dataset=config.data.dataset_name,
         adapter=config.adapter.adapter,
         prompt=prompts[0] if prompts else "",

@@ -16,6 +16,7 @@ from diffpref.files.store import require_space
 from diffpref.run.checkpoint import find_checkpoint
 from diffpref.run.environment import describe
 from diffpref.run.trackers import check_trackers
+from diffpref.settings.record import fields_of
 from diffpref.sources.chains import EncodedChains
 from diffpref.sources.dataset import candidates_of
 from diffpref.training.comparison import check_comparison
@@ -136,7 +137,7 @@ def identity(
 ) -> dict[str, object]:
     """What must be the same for a checkpoint to be continued exactly."""
     flat, batch = to_mapping(config), config.optimization
-    keys = ("objective", *(f.name for f in dataclasses.fields(config.objective)))
+    keys = ("objective", *fields_of(config.objective))
     keys += ("adapter", "rank", "lora_target_modules", "optimizer", "seed", "use_ema")
     keys += ("proportion_empty_prompts", "random_flip")
     keys += tuple(f.name for group in (config.comparison, config.times) for f in dataclasses.fields(group))

@@ -1,0 +1,146 @@
+"""The settings of a command line: `--config FILE` first, then every `--key value` over it."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from diffpref.settings.axis import OWN
+from diffpref.settings.record import Reader, plain
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A command line taken apart: the file, the choices, and what is left for the flags of what was chosen."""
+
+    config: Path | None
+    choices: dict[str, str]
+    rest: list[str]
+
+
+def parse(
+    reader: Reader[T], arguments: Sequence[str], *, prog: str, description: str, example: str, needs_file: bool = False
+) -> T:
+    """The record of a command line.
+
+    A true-or-false flag may stand alone for true, as in the diffusers scripts: `--gradient_checkpointing`. `--help`
+    shows the choices, and the flags of what the file and the command line have chosen.
+
+    Args:
+        example: a config file that exists, for messages.
+        needs_file: whether there is nothing to run without --config, because the file holds lists.
+
+    Raises:
+        ValueError: a file, a choice or a value that cannot be; SystemExit for an unknown flag.
+    """
+    given = _take_apart(reader, arguments, example)
+    asks_help = bool({"-h", "--help"} & set(given.rest))
+    if needs_file and given.config is None and not asks_help:
+        raise ValueError(f"--config needs a YAML file: --config {example}.")
+    base: T | None = None if given.config is None else reader.from_yaml(given.config)
+    where = ", ".join(f"--{key}" for key in given.choices) or "the command line"
+    if base is not None or not needs_file:
+        base = reader.from_mapping(given.choices, where, base)
+    chosen = reader.chosen(base) if base is not None else reader.choices({}, where, None)
+    reader.check_keys(
+        (word[2:] for word in given.rest if word[:2] == "--" and word != "--help"), chosen, "the command line"
+    )
+    found = _read_flags(reader, chosen, base, given.rest, prog, description)
+    assert base is not None, "help exits"
+    return reader.from_mapping(found, "the command line", base) if found else base
+
+
+def _take_apart(reader: Reader[T], arguments: Sequence[str], example: str) -> Given:
+    """The file, the choices by their flags, and the rest with keys under their own names."""
+    words = [word for a in arguments for word in (a.split("=", 1) if a[:2] == "--" else [a])]
+    choosing = {part.axis.key for part in reader.parts if part.axis is not None} | {key for key, _ in reader.presets}
+    config: Path | None = None
+    choices: dict[str, str] = {}
+    rest: list[str] = []
+    while words:
+        word = words.pop(0)
+        key = word[2:].replace("-", "_") if word[:2] == "--" else ""
+        key = reader.aliases.get(key, key)
+        if key == "config":
+            if not words:
+                raise ValueError(f"--config needs a YAML file: --config {example}.")
+            config = Path(words.pop(0))
+        elif key in choosing:
+            if not words or words[0][:2] == "--":
+                raise ValueError(f"--{key} needs a value.")
+            choices[key] = words.pop(0)
+        else:
+            rest.append(f"--{key}" if key and key != "help" else word)
+    return Given(config, choices, rest)
+
+
+def _with_true(rest: Sequence[str], flags: set[str]) -> list[str]:
+    """The words, with True behind each true-or-false flag that stands alone."""
+    words, found = list(rest), list[str]()
+    while words:
+        word = words.pop(0)
+        found.append(word)
+        if word[2:] in flags:
+            written = bool(words) and words[0].lower() in ("true", "false")
+            found.append(words.pop(0).capitalize() if written else "True")
+    return found
+
+
+def _read_flags(
+    reader: Reader[T], chosen: Mapping[str, type], base: T | None, rest: Sequence[str], prog: str, description: str
+) -> dict[str, Any]:
+    """The keys that the flags change, with their values."""
+    import tyro
+
+    groups = {} if base is None else {name: getattr(base, name) for name in chosen}
+    booleans = {key for kind in chosen.values() for key, hint in typing.get_type_hints(kind).items() if hint is bool}
+    found = tyro.cli(
+        tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)(
+            _flags(reader, chosen, groups)
+        ),
+        args=_with_true(rest, booleans),
+        prog=prog,
+        description=description,
+    )
+    changed: dict[str, Any] = {}
+    for name, before in groups.items():
+        after = getattr(found, name)
+        for f in dataclasses.fields(before):
+            if f.init and getattr(after, f.name) != getattr(before, f.name):
+                changed[f.name] = plain(getattr(after, f.name))
+    return changed
+
+
+def _flags(reader: Reader[T], chosen: Mapping[str, type], groups: Mapping[str, Any]) -> type:
+    """A dataclass of the groups and members that were chosen, whose defaults are theirs, with the choices in front.
+
+    tyro reads it; the choices were taken from the command line before, and stand here for --help alone."""
+
+    choices: list[Any] = [("config", _shown(Path | None, "A YAML file of these keys; flags go over it."), None)]
+    for part in reader.parts:
+        if part.axis is not None:
+            now = part.axis.name_of(chosen[part.name])
+            text = f"One of {', '.join(part.axis.members)}, {OWN}; its own flags are below."
+            choices.append((part.axis.key, _shown(str, text), now))
+    for key in dict.fromkeys(key for key, _ in reader.presets):
+        if all(key != name for name, *_ in choices):
+            names = ", ".join(value for other, value in reader.presets if other == key)
+            choices.append((key, _shown(str, f"One of {names}: stands for the choices that make it."), ""))
+    fields: list[Any] = [("choices", dataclasses.make_dataclass("Choices", [_field(*one) for one in choices]), ...)]
+    fields += [(name, kind, groups.get(name, ...)) for name, kind in chosen.items()]
+    fields[0] = (*fields[0][:2], fields[0][1]())
+    return dataclasses.make_dataclass("Settings", [_field(*one) for one in fields])
+
+
+def _field(name: str, kind: Any, default: Any) -> Any:
+    return (name, kind) if default is ... else (name, kind, dataclasses.field(default_factory=lambda: default))
+
+
+def _shown(kind: Any, text: str) -> Any:
+    import tyro
+
+    return Annotated[kind, tyro.conf.arg(help=text)]
