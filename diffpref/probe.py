@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.inversion import Generators, invert
+from diffpref.inversion import Inverter, invert
 from diffpref.kernels import noise_and_target
+from diffpref.noise import Generators
 from diffpref.path import GaussianPath, like
 from diffpref.transition import Ancestral, StepRule
 from diffpref.types import Backbone, Cond, Probe
@@ -54,14 +55,16 @@ def inversion_probe(
     average: bool = False,
     eta: float = 0.0,
     generator: Generators = None,
-    official_compat: bool = False,
+    inverter: Inverter = invert,
 ) -> Probe:
     """Every candidate inverted to its prompt's t by `model`, compared with the noise that its own inversion implies.
 
     tau = (x_t - alpha_t x0) / sigma_t takes the place of eps in the target (InPO and SmPO, both Lu et al. 2025).
-    The arguments after t are `invert`'s; a list of generators has one for each of the b * k candidates. The published
-    scripts take alpha_t at the drawn t but end their inversion elsewhere, so their tau holds part of the picture:
-    with `official_compat` at t = 50 and 10 steps, tau = 1.36 eps - 0.14 x0 where eps is meant.
+    The arguments after t are `invert`'s; a list of generators has one for each of the b * k candidates.
+
+    Args:
+        inverter: a function with `invert`'s arguments in its place, for instance that of the published scripts
+            (`examples/official_inversion.py`), whose last level is not t.
 
     Raises:
         ValueError: as `invert`, or t is not one for each prompt.
@@ -69,7 +72,7 @@ def inversion_probe(
     _check_one_time_a_prompt(x0, t)
     b, k = x0.shape[:2]
     each = {name: value.repeat_interleave(k, 0) for name, value in (cond or {}).items()}
-    x_t = invert(
+    x_t = inverter(
         model,
         x0.flatten(0, 1),
         t.repeat_interleave(k, 0),
@@ -79,7 +82,6 @@ def inversion_probe(
         average=average,
         eta=eta,
         generator=generator,
-        official_compat=official_compat,
     ).unflatten(0, (b, k))
     return inverted_probe(model.path, x0, x_t, t, cond)
 

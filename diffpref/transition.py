@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.inversion import Generators, draw, posterior_std
+from diffpref.noise import Generators, draw, posterior_std
 from diffpref.path import GaussianPath, like
 from diffpref.types import Backbone, Cond
 

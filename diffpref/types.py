@@ -5,7 +5,7 @@ Annotations name the shapes; the tests check them at every call, an ordinary run
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -54,17 +54,19 @@ class Errors:
 
     policy: Float[Tensor, "b k"]
     reference: Float[Tensor, "b k"]
-    difference: Float[Tensor, "b k"] | None = None
-    """policy - reference, where it was computed from the predictions and so without cancellation."""
+    difference: Float[Tensor, "b k"] = cast(Tensor, None)
+    """policy - reference: given where it was computed from the predictions, which loses no digits, else subtracted."""
+
+    def __post_init__(self) -> None:
+        if cast("Tensor | None", self.difference) is None:
+            object.__setattr__(self, "difference", self.policy - self.reference)
 
     @property
     def log_ratio(self) -> Float[Tensor, "b k"]:
         """(reference - policy) / 2, in nats per element and unit weight: positive where the policy fits better.
 
         The 1/2 is that of the Gaussian log-density, so beta equals the official code's `beta_dpo`."""
-        if self.difference is not None:
-            return (0 - self.difference) / 2  # not -difference, whose zero would be -0.0 in the logs
-        return (self.reference - self.policy) / 2
+        return (0 - self.difference) / 2  # not -difference, whose zero would be -0.0 in the logs
 
 
 Objective: TypeAlias = Callable[[Errors, Tensor], Tensor]

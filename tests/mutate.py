@@ -28,7 +28,8 @@ TESTS += ["-k", "not diffusers"]
 
 PATH, TYPES, PROBE, ERRORS = (f"diffpref/{name}.py" for name in ("path", "types", "probe", "errors"))
 KERNEL, NOISING, DISPATCH = (f"diffpref/kernels/{name}.py" for name in ("error", "noising", "dispatch"))
-INVERSION, TRANSITION = (f"diffpref/{name}.py" for name in ("inversion", "transition"))
+INVERSION, NOISE, TRANSITION = (f"diffpref/{name}.py" for name in ("inversion", "noise", "transition"))
+PUBLISHED = "examples/official_inversion.py"
 DPO, SMPO, RANKDPO, D3PO, DDO = (f"diffpref/objectives/{name}.py" for name in ("dpo", "smpo", "rankdpo", "d3po", "ddo"))
 # file, the text as it is, the bug
 MUTANTS = [
@@ -67,12 +68,12 @@ MUTANTS = [
     (PATH, "a=torch.ones_like,\n        b=torch.zeros_like,", "a=torch.zeros_like,\n        b=torch.ones_like,"),
     (PATH, "if not sigma_data > 0:", "if sigma_data < 0:"),
     # the log-ratio
-    (TYPES, "(self.reference - self.policy) / 2", "(self.policy - self.reference) / 2"),
-    (TYPES, "(self.reference - self.policy) / 2", "(self.reference - self.policy)"),
+    (TYPES, '"difference", self.policy - self.reference', '"difference", self.reference - self.policy'),
+    (TYPES, '"difference", self.policy - self.reference', '"difference", (self.policy - self.reference).detach()'),
     (TYPES, "(0 - self.difference) / 2", "self.difference / 2"),
     (TYPES, "(0 - self.difference) / 2", "-self.difference / 2"),
     (TYPES, "(0 - self.difference) / 2", "0 - self.difference"),
-    (TYPES, "if self.difference is not None:", "if self.difference is None:"),
+    (TYPES, "self.difference) is None:", "self.difference) is not None:"),
     # the probe
     (PROBE, "noise_and_target(x0, noise,", "noise_and_target(x0, noise.flip(1),"),
     (PROBE, "noise_and_target(x0, noise,", "noise_and_target(x0, noise.flip(0),"),
@@ -330,8 +331,8 @@ MUTANTS = [
     (INVERSION, "ratio = alpha / alpha_here", "ratio = alpha_here / alpha"),
     (
         INVERSION,
-        "(alpha_here, sigma_here), (alpha, sigma) = here, there",
-        "(alpha_here, sigma_here), (sigma, alpha) = here, there",
+        "(alpha_here, sigma_here), (alpha, sigma) = ",
+        "(alpha_here, sigma_here), (sigma, alpha) = ",
     ),
     (INVERSION, "return one, torch.zeros_like(one)", "return torch.zeros_like(one), one"),
     (
@@ -339,12 +340,14 @@ MUTANTS = [
         "return like(path.alpha(t), x), like(path.sigma(t), x)",
         "return like(path.sigma(t), x), like(path.alpha(t), x)",
     ),
-    (INVERSION, "first = there if here is None else here", "first = there"),
-    (INVERSION, "(first, there), renoise", "(first, first), renoise"),
-    (INVERSION, "(first, there), renoise", "(there, first), renoise"),
-    (INVERSION, "estimate(x, labels[0])", "estimate(x, labels[1])"),
-    (INVERSION, "estimate(above(estimates[-1]), labels[1])", "estimate(x, labels[1])"),
-    (INVERSION, "estimate(above(estimates[-1]), labels[1])", "estimate(above(estimates[0]), labels[1])"),
+    (INVERSION, "estimate(x, there if here is None else here)", "estimate(x, there)"),
+    (
+        INVERSION,
+        "estimate(above(estimates[-1]), there)",
+        "estimate(above(estimates[-1]), there if here is None else here)",
+    ),
+    (INVERSION, "estimate(above(estimates[-1]), there)", "estimate(x, there)"),
+    (INVERSION, "estimate(above(estimates[-1]), there)", "estimate(above(estimates[0]), there)"),
     (INVERSION, "for _ in range(renoise):", "for _ in range(renoise + 1):"),
     (INVERSION, "for _ in range(renoise):", "for _ in range(min(renoise, 1)):"),
     (INVERSION, "torch.stack(estimates).mean(0)", "torch.stack(estimates[1:]).mean(0)"),
@@ -373,19 +376,19 @@ MUTANTS = [
         "x = x + like(eta * posterior_std(path, here, there)",
     ),
     (
-        INVERSION,
+        PUBLISHED,
         "climbed + like(eta * posterior_std(path, there, here)",
         "climbed + like(eta * posterior_std(path, here, there)",
     ),
-    (INVERSION, "climbed + like(eta * posterior_std", "climbed + like(0 * posterior_std"),
-    (INVERSION, "return sigma_s / sigma_t * (", "return sigma_t / sigma_s * ("),
-    (INVERSION, "return sigma_s / sigma_t * (", "return ("),
-    (INVERSION, "(ratio * sigma_s).square()", "sigma_s.square()"),
-    (INVERSION, "path.alpha(t) / path.alpha(s)", "path.alpha(s) / path.alpha(t)"),
-    (INVERSION, ".clamp(min=0).sqrt()", ".clamp(min=0)"),
-    (INVERSION, "for g in generator]", "for g in [generator[0]] * len(x)]"),
-    (INVERSION, "torch.randn(x.shape, generator=generator,", "torch.randn(x.shape,"),
-    (INVERSION, "if len(generator) != len(x):", "if len(generator) < len(x):"),
+    (PUBLISHED, "climbed + like(eta * posterior_std", "climbed + like(0 * posterior_std"),
+    (NOISE, "return sigma_s / sigma_t * (", "return sigma_t / sigma_s * ("),
+    (NOISE, "return sigma_s / sigma_t * (", "return ("),
+    (NOISE, "(ratio * sigma_s).square()", "sigma_s.square()"),
+    (NOISE, "path.alpha(t) / path.alpha(s)", "path.alpha(s) / path.alpha(t)"),
+    (NOISE, ".clamp(min=0).sqrt()", ".clamp(min=0)"),
+    (NOISE, "for g in generator]", "for g in [generator[0]] * len(x)]"),
+    (NOISE, "torch.randn(x.shape, generator=generator,", "torch.randn(x.shape,"),
+    (NOISE, "if len(generator) != len(x):", "if len(generator) < len(x):"),
     (INVERSION, "sigma - ratio * sigma_here) * eps).to(x.dtype)", "sigma - ratio * sigma_here) * eps)"),
     (INVERSION, "    path.check_times(t)\n", ""),
     (INVERSION, "if t.shape != x0.shape[:1]:", "if t.ndim != 1:"),
@@ -393,22 +396,26 @@ MUTANTS = [
     (INVERSION, "if renoise < int(average):", "if renoise < 0:"),
     (INVERSION, "if renoise < int(average):", "if average and renoise < 1:"),
     (INVERSION, "if not eta >= 0:", "if eta < 0:"),
-    (INVERSION, "(source < t)", "(source <= t)"),
-    (INVERSION, "(source < t)", "(source < t[0] + 0 * t)"),
-    (INVERSION, "climbed, x)\n", "x, climbed)\n"),
-    (INVERSION, "label = torch.full_like(t, source)", "label = torch.full_like(t, source + stride)"),
-    (INVERSION, "label = torch.full_like(t, source)", "label = torch.full_like(t, max(source, 0))"),
-    (INVERSION, "range(1 - stride,", "range(-stride,"),
-    (INVERSION, "range(1 - stride,", "range(1,"),
-    (INVERSION, "1 - stride + steps * stride,", "1000 - stride,"),
-    (
-        INVERSION,
-        "scales(path, here, x), scales(path, there, x), labels",
-        "scales(path, None, x) if source < 0 else scales(path, here, x), scales(path, there, x), labels",
-    ),
-    (INVERSION, "path.last != OFFICIAL_LEVELS - 1", "path.last < OFFICIAL_LEVELS - 1"),
-    (INVERSION, "path.last != OFFICIAL_LEVELS - 1", "path.last > OFFICIAL_LEVELS - 1"),
-    (INVERSION, "if stride < 1:", "if stride < 0:"),
+    (PUBLISHED, "@torch.no_grad()\n", ""),
+    (PUBLISHED, "    check_inversion(", "    str("),
+    (PUBLISHED, "(source < t)", "(source <= t)"),
+    (PUBLISHED, "(source < t)", "(source < t[0] + 0 * t)"),
+    (PUBLISHED, "climbed, x)\n", "x, climbed)\n"),
+    (PUBLISHED, "torch.full_like(t, source), x, []", "torch.full_like(t, source + stride), x, []"),
+    (PUBLISHED, "torch.full_like(t, source), x, []", "torch.full_like(t, max(source, 0)), x, []"),
+    (PUBLISHED, "range(1 - stride,", "range(-stride,"),
+    (PUBLISHED, "range(1 - stride,", "range(1,"),
+    (PUBLISHED, "1 - stride + steps * stride,", "1000 - stride,"),
+    (PUBLISHED, "min(max(index, 0), LEVELS - 1)", "min(max(index, 1), LEVELS - 1)"),
+    (PUBLISHED, "ratio * like(path.sigma(here), x)", "like(path.sigma(here), x)"),
+    (PUBLISHED, "range(renoise + 1)", "range(min(renoise, 1) + 1)"),
+    (PUBLISHED, "average and len(estimates) > renoise", "average and False"),
+    (PUBLISHED, "average and len(estimates) > renoise", "average"),
+    (PUBLISHED, "average and len(estimates) > renoise", "len(estimates) > renoise"),
+    (PUBLISHED, "gain * eps).to(x.dtype)", "gain * eps)"),
+    (PUBLISHED, "path.last != LEVELS - 1", "path.last < LEVELS - 1"),
+    (PUBLISHED, "path.last != LEVELS - 1", "path.last > LEVELS - 1"),
+    (PUBLISHED, "if stride < 1:", "if stride < 0:"),
     # the probes of inversions and of steps
     (PROBE, "value.repeat_interleave(k, 0)", "value.repeat(k, *[1] * (value.ndim - 1))"),
     (PROBE, "t.repeat_interleave(k, 0),", "t.repeat(k),"),
@@ -417,7 +424,7 @@ MUTANTS = [
     (PROBE, "        average=average,\n", ""),
     (PROBE, "        eta=eta,\n", ""),
     (PROBE, "        generator=generator,\n", ""),
-    (PROBE, "        official_compat=official_compat,\n", ""),
+    (PROBE, "x_t = inverter(", "x_t = invert("),
     (PROBE, "(x_t - like(path.alpha(t), x0) * x0)", "(x_t - x0)"),
     (PROBE, "like(path.alpha(t), x0) * x0) / like(path.sigma(t), x0)", "like(path.alpha(t), x0) * x0)"),
     (PROBE, "path.target(x0, tau, t)", "path.target(x_t, tau, t)"),
@@ -508,7 +515,7 @@ MUTANTS = [
 
 
 def copy_to(folder: Path) -> None:
-    for name in ("diffpref", "tests"):
+    for name in ("diffpref", "examples", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from diffpref.errors import compare, model_error
-from diffpref.inversion import invert, levels
+from diffpref.inversion import Inverter, invert, levels
 from diffpref.path import GaussianPath, edm, rectified_flow, variance_preserving
 from diffpref.probe import inversion_probe
 from diffpref.transition import Ancestral
 from diffpref.types import Cond
+from examples.official_inversion import invert_as_published
 from tests.gaussian import GaussianData
 from tests.test_path import assert_exact, number, sdxl_alphas_cumprod
 
@@ -289,9 +290,9 @@ def test_the_labels_of_renoise_are_the_destinations() -> None:
 # --- what a batch costs, and that its samples do not meet
 
 
-@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("inverter", [invert, invert_as_published])
 @every_form
-def test_a_batch_of_times_costs_what_one_sample_costs(form: dict, official: bool) -> None:
+def test_a_batch_of_times_costs_what_one_sample_costs(form: dict, inverter: Inverter) -> None:
     path = variance_preserving(sdxl_alphas_cumprod())
     t, text = torch.arange(3, 1000, 62)[:16], torch.linspace(0, 3, 16, dtype=torch.float64)
     x0, seeds = normal(16, *CHW), range(16)
@@ -300,9 +301,7 @@ def test_a_batch_of_times_costs_what_one_sample_costs(form: dict, official: bool
         model = Wavy(path)
         noise = [torch.Generator().manual_seed(seed) for seed in seeds[which]]
         cond = {"text": text[which]}
-        x_t = invert(
-            model, x0[which], t[which], cond, steps=10, eta=0.3, generator=noise, official_compat=official, **form
-        )
+        x_t = inverter(model, x0[which], t[which], cond, steps=10, eta=0.3, generator=noise, **form)
         return x_t, len(model.calls)
 
     batch, calls = run(slice(0, 16))
@@ -392,10 +391,10 @@ OFFICIAL[7] = {600: (-0.1365, 1.0405), 999: (0.0825, 0.9865)}  # 1000 / 7 is no 
 
 @pytest.mark.parametrize("steps", OFFICIAL)
 @every_form
-def test_official_compat_leaves_part_of_the_picture_in_the_noise(steps: int, form: dict) -> None:
+def test_the_published_inversion_leaves_part_of_the_picture_in_the_noise(steps: int, form: dict) -> None:
     t = torch.tensor(list(OFFICIAL[steps]))
     path, (x0, eps) = variance_preserving(sdxl_alphas_cumprod()), normal(2, len(t), *CHW)
-    x_t = invert(Oracle("eps", path, eps), x0, t, steps=steps, official_compat=True, **form)
+    x_t = invert_as_published(Oracle("eps", path, eps), x0, t, steps=steps, **form)
     a, b = number(*sum(OFFICIAL[steps].values(), ())).reshape(-1, 2).T.reshape(2, -1, 1, 1)
     alpha, sigma = alpha_sigma("eps", t)
     # Four decimals of a and b.
@@ -405,7 +404,7 @@ def test_official_compat_leaves_part_of_the_picture_in_the_noise(steps: int, for
 def test_official_eta_is_the_posterior_between_two_levels() -> None:
     t = torch.tensor([50, 250, 999])
     path, (x0, eps) = variance_preserving(sdxl_alphas_cumprod()), normal(2, 3, *CHW)
-    run = partial(invert, Oracle("eps", path, eps), x0, t, steps=10, official_compat=True)
+    run = partial(invert_as_published, Oracle("eps", path, eps), x0, t, steps=10)
     noise, added = torch.Generator().manual_seed(2), torch.zeros_like(x0)
     last = torch.tensor([101, 301, 901])  # methods.md 9.3: 1 + 100 ceil((t - 1) / 100), and no more than 901
     top = alpha_sigma("eps", last)[0]
@@ -418,7 +417,7 @@ def test_official_eta_is_the_posterior_between_two_levels() -> None:
 
 
 @pytest.mark.parametrize("steps", [7, 10, 50])
-def test_official_compat_is_the_loop_of_diffusers(steps: int) -> None:
+def test_the_published_inversion_is_the_loop_of_diffusers(steps: int) -> None:
     """The scripts' loop (InPO, train.py:995-1011) around diffusers' own step, at every kind of t."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     from diffusers.schedulers.scheduling_ddim_inverse import DDIMInverseScheduler
@@ -433,7 +432,7 @@ def test_official_compat_is_the_loop_of_diffusers(steps: int) -> None:
     t = torch.tensor([0, 1, 2, 101, 102, 640, 999])
     x0, model = normal(len(t), *CHW), Wavy(path)
     noise = [torch.Generator().manual_seed(seed) for seed in range(len(t))]
-    got = invert(model, x0, t, steps=steps, eta=0.1, generator=noise, official_compat=True)
+    got = invert_as_published(model, x0, t, steps=steps, eta=0.1, generator=noise)
     for index in range(len(t)):
         x, generator = x0[index : index + 1], torch.Generator().manual_seed(index)
         for source in sources[sources < t[index]].tolist():
@@ -448,7 +447,7 @@ def test_official_compat_is_the_loop_of_diffusers(steps: int) -> None:
 def test_official_labels_are_the_sources() -> None:
     path = variance_preserving(sdxl_alphas_cumprod())
     model = Wavy(path)
-    invert(model, normal(1, *CHW), torch.tensor([999]), steps=5, renoise=1, average=True, official_compat=True)
+    invert_as_published(model, normal(1, *CHW), torch.tensor([999]), steps=5, renoise=1, average=True)
     assert [label.item() for label in model.calls] == [-199, -199, 1, 1, 201, 201, 401, 401, 601, 601]
 
 
@@ -460,9 +459,9 @@ def test_a_half_precision_picture_stays_one() -> None:
     x0, eps = normal(2, 3, 4, 50)
     half = Oracle("eps", path, eps.bfloat16())
     noise = torch.Generator().manual_seed(0)
-    for extra in ({}, {"renoise": 1, "average": True}, {"official_compat": True}, {"eta": 0.01, "generator": noise}):
-        x_t = invert(half, x0.bfloat16(), t, steps=10, **extra)
-        assert x_t.dtype == torch.bfloat16
+    for extra in ({}, {"renoise": 1, "average": True}, {"eta": 0.01, "generator": noise}):
+        for inverter in (invert, invert_as_published):
+            assert inverter(half, x0.bfloat16(), t, steps=10, **extra).dtype == torch.bfloat16
     alpha, sigma = alpha_sigma("eps", t)
     x_t = invert(half, x0.bfloat16(), t, steps=10)
     # Ten roundings of 2^-9 each, of numbers up to 4.
@@ -493,11 +492,11 @@ class Scaled(nn.Module):
     graph = False
 
 
-@pytest.mark.parametrize("official", [False, True])
-def test_no_gradient_comes_out(official: bool) -> None:
+@pytest.mark.parametrize("inverter", [invert, invert_as_published])
+def test_no_gradient_comes_out(inverter: Inverter) -> None:
     path, t = PATHS["eps"]()
     x0 = normal(len(t), *CHW).requires_grad_()
-    x_t = invert(Scaled(path), x0, t, steps=2, renoise=1, official_compat=official)
+    x_t = inverter(Scaled(path), x0, t, steps=2, renoise=1)
     assert not x_t.requires_grad
 
 
@@ -568,7 +567,7 @@ def test_a_model_with_the_oracle_reports_no_error() -> None:
     x0, eps = normal(2, 3, 2, *CHW)
     oracle = Oracle("eps", path, eps.flatten(0, 1))
     assert model_error(oracle, inversion_probe(oracle, x0, t, steps=10)).amax() < 1e-20
-    official = inversion_probe(oracle, x0, t, steps=10, official_compat=True)
+    official = inversion_probe(oracle, x0, t, steps=10, inverter=invert_as_published)
     assert (model_error(oracle, official)[1] > 0.02).all()  # the published scripts' grid
 
 
@@ -580,7 +579,6 @@ def test_the_probe_hands_on_every_argument() -> None:
         {"renoise": 2, "average": True},
         {"eta": 0.4, "generator": 5},
         {"eta": 0.4, "generator": [5, 6, 7, 8]},
-        {"official_compat": True},
     ):
 
         def arguments(extra: dict = extra) -> dict:
@@ -593,6 +591,9 @@ def test_the_probe_hands_on_every_argument() -> None:
 
         probe = inversion_probe(Wavy(path), x0, t, steps=5, **arguments())
         flat = invert(Wavy(path), x0.flatten(0, 1), t.repeat_interleave(2), steps=5, **arguments())
+        assert torch.equal(probe.x_t.flatten(0, 1), flat)
+        probe = inversion_probe(Wavy(path), x0, t, steps=5, inverter=invert_as_published, **arguments())
+        flat = invert_as_published(Wavy(path), x0.flatten(0, 1), t.repeat_interleave(2), steps=5, **arguments())
         assert torch.equal(probe.x_t.flatten(0, 1), flat)
 
 
@@ -640,23 +641,27 @@ def test_one_t_off_the_path_is_enough() -> None:
         ({"eta": math.nan}, "eta must be 0 or above, got nan"),
         ({"eta": 0.1, "generator": [torch.Generator()]}, "one for each of the 2 samples, got 1"),
         ({"eta": 0.1, "generator": [torch.Generator()] * 3}, "one for each of the 2 samples, got 3"),
-        ({"official_compat": True}, "paths of 1000 indices"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         invert(DATA.denoiser(FLOW), normal(2, *CHW), number(0.3, 0.6), **{"steps": 2, **arguments})
+    with pytest.raises(ValueError, match=message):
+        invert_as_published(
+            DATA.denoiser(TABLE), normal(2, *CHW), torch.tensor([300, 600]), **{"steps": 2, **arguments}
+        )
 
 
 @pytest.mark.parametrize("steps", [1001, 5000])
-def test_official_compat_wants_steps_that_it_has(steps: int) -> None:
+def test_the_published_inversion_wants_steps_that_it_has(steps: int) -> None:
     with pytest.raises(ValueError, match=f"at most 1000 steps, got {steps}"):
-        invert(DATA.denoiser(TABLE), normal(1, *CHW), torch.tensor([5]), steps=steps, official_compat=True)
+        invert_as_published(DATA.denoiser(TABLE), normal(1, *CHW), torch.tensor([5]), steps=steps)
 
 
-def test_official_compat_wants_a_thousand_levels() -> None:
-    with pytest.raises(ValueError, match="paths of 1000 indices"):
-        invert(DATA.denoiser(fine_table()), normal(1, *CHW), torch.tensor([5]), steps=10, official_compat=True)
+def test_the_published_inversion_wants_a_thousand_levels() -> None:
+    for path, t in ((fine_table(), torch.tensor([5])), (FLOW, number(0.3))):
+        with pytest.raises(ValueError, match="paths of 1000 indices"):
+            invert_as_published(DATA.denoiser(path), normal(1, *CHW), t, steps=10)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 1)])

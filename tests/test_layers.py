@@ -13,6 +13,7 @@ PACKAGE = ROOT / "diffpref"
 CORE = [
     "path",
     "types",
+    "noise",
     "kernels",
     "inversion",
     "transition",

@@ -262,7 +262,6 @@ def test_compare_is_the_errors_of_both_predictions() -> None:
     for errors in (errors_of(predict(policy, probe), of_reference, probe), compare(policy, reference, probe)):
         assert torch.equal(errors.policy, model_error(policy, probe))
         assert torch.equal(errors.reference, model_error(reference, probe))
-        assert errors.difference is not None
         torch.testing.assert_close(errors.difference, errors.policy - errors.reference)
 
 

@@ -13,17 +13,12 @@ def coefficients(
     """The loss of each group, and the derivative of their sum by each candidate's policy error.
 
     The difference to the reference moves with the policy's error one to one, so both derivatives add up."""
-    policy = errors.policy.detach().requires_grad_()
-    leaves = [policy]
-    difference = None
-    if errors.difference is not None:
-        difference = errors.difference.detach().requires_grad_()
-        leaves.append(difference)
+    policy, difference = (each.detach().requires_grad_() for each in (errors.policy, errors.difference))
     with torch.enable_grad():
         loss = objective(Errors(policy, errors.reference.detach(), difference), scores)
         if not loss.requires_grad:
             return loss, torch.zeros_like(policy)
-        found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+        found = torch.autograd.grad(loss.sum(), [policy, difference], allow_unused=True)
     total = torch.zeros_like(policy)
     for gradient in found:
         if gradient is not None:

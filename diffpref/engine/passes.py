@@ -53,8 +53,7 @@ def errors_at(model: Backbone, block: Block, references: References, rows: Seque
         return errors_of(prediction, references.prediction[place][:, None], probe)
     assert references.error is not None
     policy = prediction_error(prediction, probe.target, probe.weight)
-    reference = references.error[place][:, None]
-    return Errors(policy, reference, policy - reference)
+    return Errors(policy, references.error[place][:, None])
 
 
 def row_errors(runner: Runner, block: Block, references: References, rows: Sequence[int]) -> Errors:
@@ -66,8 +65,7 @@ def row_errors(runner: Runner, block: Block, references: References, rows: Seque
 
 def detached(errors: Errors) -> Errors:
     """The errors without their graph."""
-    difference = None if errors.difference is None else errors.difference.detach()
-    return Errors(errors.policy.detach(), errors.reference.detach(), difference)
+    return Errors(errors.policy.detach(), errors.reference.detach(), errors.difference.detach())
 
 
 def joint_loss(
@@ -78,7 +76,6 @@ def joint_loss(
     rows = [row for group in block.places[number] for row in group]
     once = sorted(set(rows))
     errors = errors_at(model, block, references, once)
-    assert errors.difference is not None
     found = [errors.policy[:, 0], errors.reference[:, 0], errors.difference[:, 0]]
     if once != rows:
         at = {row: place for place, row in enumerate(once)}

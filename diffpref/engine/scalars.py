@@ -30,7 +30,6 @@ class Scalars:
 
     def put(self, rows: Sequence[int], errors: Errors) -> None:
         """Keep the errors "n 1" of some rows, without their graph."""
-        assert errors.difference is not None
         columns = (errors.policy[:, 0], errors.reference[:, 0], errors.difference[:, 0])
         for row, values in zip(rows, zip(*(column.detach().unbind() for column in columns), strict=True), strict=True):
             self.found[row] = values

@@ -1,6 +1,6 @@
 """The probe of a run: from a batch to the place on the path where policy and reference are compared."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from diffpref.backbones import Family
 from diffpref.files.store import TensorStore, content_key
-from diffpref.inversion import invert
-from diffpref.probe import forward_probe, inverted_probe, transition_probe
+from diffpref.inversion import Inverter, invert
+from diffpref.probe import forward_probe, inversion_probe, inverted_probe, transition_probe
 from diffpref.training.config import Comparison
 from diffpref.training.stream import Batch, StepBatch, generator
 from diffpref.types import Backbone, Cond, Probe
@@ -68,51 +68,50 @@ class Inversion:
     store: TensorStore | None
     identity: str
     """All that stored latents depend on, beside the group and the settings here."""
+    inverter: Inverter = invert
 
-    def latents(self, batch: Batch, cond: Cond) -> Tensor:
-        """x_t "b k *chw" of every candidate at its group's t."""
-        x0, t = batch.candidates.x0, batch.t
-        found: list[Tensor | None] = [None] * len(x0)
+    def latents(self, batch: Batch, cond: Cond, store: TensorStore) -> Tensor:
+        """x_t "b k *chw" of every candidate at its group's t: what is in the store, and the rest inverted and kept."""
         keys = [self._key(name) for name in batch.names]
-        if self.store is not None:
-            found = [self.store.get(key)["x_t"] if key in self.store else None for key in keys]
+        found = [store.get(key)["x_t"] if key in store else None for key in keys]
         missing = [place for place, latent in enumerate(found) if latent is None]
         if missing:
-            fresh = self._invert(
-                x0[missing], t[missing], {name: v[missing] for name, v in cond.items()}, batch, missing
-            )
-            for place, latent in zip(missing, fresh, strict=True):
+            some = {name: value[missing] for name, value in cond.items()}
+            names = [batch.names[place] for place in missing]
+            fresh = self._invert(batch.candidates.x0[missing], batch.t[missing], some, names)
+            for place, latent in zip(missing, fresh.x_t, strict=True):
                 found[place] = latent
-                if self.store is not None:
-                    self.store.add(keys[place], {"x_t": latent.float().cpu()})
-        return torch.stack([latent.to(x0) for latent in found if latent is not None])
+                store.add(keys[place], {"x_t": latent.float().cpu()})
+        return torch.stack([latent.to(batch.candidates.x0) for latent in found if latent is not None])
 
     def _key(self, name: str) -> str:
         s = self.settings
-        how = (s.inversion_steps, s.renoise, s.average_estimates, s.official_compat)
+        how = (s.inversion_steps, s.renoise, s.average_estimates, self.inverter is not invert)
         return content_key(name, repr(how), self.identity)
 
-    def _invert(self, x0: Tensor, t: Tensor, cond: Cond, batch: Batch, places: list[int]) -> Tensor:
-        k, settings = x0.shape[1], self.settings
-        draws = [
-            generator(self.seed, "eta", batch.names[place], candidate) for place in places for candidate in range(k)
-        ]
-        return invert(
+    def _invert(self, x0: Tensor, t: Tensor, cond: Cond, names: Sequence[str]) -> Probe:
+        settings = self.settings
+        draws = [generator(self.seed, "eta", name, candidate) for name in names for candidate in range(x0.shape[1])]
+        return inversion_probe(
             self.model,
-            x0.flatten(0, 1),
-            t.repeat_interleave(k, 0),
-            {name: value.repeat_interleave(k, 0) for name, value in cond.items()},
+            x0,
+            t,
+            cond,
             steps=settings.inversion_steps,
             renoise=settings.renoise,
             average=settings.average_estimates,
             eta=settings.inversion_eta,
             generator=draws,
-            official_compat=settings.official_compat,
-        ).unflatten(0, (-1, k))
+            inverter=self.inverter,
+        )
 
     def __call__(self, batch: Batch | StepBatch, cond: Cond) -> Probe:
         assert isinstance(batch, Batch), "inversion starts from pictures"
-        return inverted_probe(self.model.path, batch.candidates.x0, self.latents(batch, cond), batch.t, cond)
+        if self.store is None:
+            return self._invert(batch.candidates.x0, batch.t, cond, batch.names)
+        return inverted_probe(
+            self.model.path, batch.candidates.x0, self.latents(batch, cond, self.store), batch.t, cond
+        )
 
 
 def build_prober(
@@ -124,6 +123,7 @@ def build_prober(
     seed: int,
     identity: str,
     store: Path,
+    inverter: Inverter = invert,
 ) -> Prober:
     """The probe that the settings name, with the errors' weight that the backbone is trained with."""
     path = policy.path
@@ -140,7 +140,7 @@ def build_prober(
         return Prober(transition)
     model = policy if settings.inversion_model == "policy" else reference
     kept = TensorStore(store) if settings.probe == "inversion" and settings.stored_inversions else None
-    unweighted = forward if settings.probe == "forward" else Inversion(model, settings, seed, kept, identity)
+    unweighted = forward if settings.probe == "forward" else Inversion(model, settings, seed, kept, identity, inverter)
 
     def weighted(batch: Batch | StepBatch, cond: Cond) -> Probe:
         probe = unweighted(batch, cond)

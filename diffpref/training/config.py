@@ -90,8 +90,6 @@ class Comparison:
     stored_inversions: int = 0
     """inversion by the reference: keep the latents of this many draws of t for each group, and use them in turn; an
     epoch after these costs no inversion. 0 inverts anew at every step."""
-    official_compat: bool = False
-    """inversion: the published scripts' grid, which misses t; for comparison only."""
     train_guidance_scale: float = 1.0
     """transition: classifier-free guidance of the chains, in sampling and in the loss; D3PO uses 5."""
 

@@ -42,7 +42,7 @@ def assert_as_float64_says(path: GaussianPath, probe: Probe) -> Errors:
     weight = probe.weight.double()[:, None]
     exact = [weight * (x.double() - probe.target.double()).square().flatten(2).mean(2) for x in predictions]
     errors = compare(policy, reference, probe)
-    assert errors.difference is not None and errors.difference.dtype == torch.float32
+    assert errors.difference.dtype == torch.float32
     for got, wanted in ((errors.policy, exact[0]), (errors.reference, exact[1])):
         torch.testing.assert_close(got.double(), wanted, rtol=1e-6, atol=0)
     # Relative to the terms of its mean: where policy and reference are equally far away, these cancel.

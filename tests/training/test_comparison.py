@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from diffpref.backbones import edm, sdxl
+from diffpref.inversion import invert
 from diffpref.path import GaussianPath, variance_preserving
 from diffpref.probe import forward_probe, inversion_probe, transition_probe
 from diffpref.training.comparison import build_prober, check_comparison
 from diffpref.training.config import Comparison
 from diffpref.training.stream import Batch, StepBatch
 from diffpref.types import Candidates, Cond
+from examples.official_inversion import invert_as_published
 from tests.small_edm import SIGMA_DATA, save_pipeline
 
 PATH = variance_preserving(torch.linspace(0.999, 0.01, 1000))
@@ -54,11 +56,16 @@ def assert_equal(one: Any, other: Any) -> None:
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
-@pytest.mark.parametrize("extra", [{}, {"renoise": 1, "average_estimates": True}, {"official_compat": True}])
+@pytest.mark.parametrize("extra", [{}, {"renoise": 1, "average_estimates": True}, {"inverter": invert_as_published}])
 def test_inversion_is_inversion_probe(extra: dict[str, Any], tmp_path: Path) -> None:
     given = batch(1, 2, 3)
     reference = Net(torch.tensor(0.7))
-    found = prober(replace(INVERSION, **extra), tmp_path, reference=reference)(given, given.candidates.cond)
+    settings = replace(INVERSION, **{name: value for name, value in extra.items() if name != "inverter"})
+    inverter = extra.get("inverter", invert)
+    built = build_prober(
+        settings, sdxl, reference, reference, seed=3, identity="run", store=tmp_path, inverter=inverter
+    )
+    found = built(given, given.candidates.cond)
     options = {"average" if name == "average_estimates" else name: value for name, value in extra.items()}
     cond = given.candidates.cond
     assert_equal(found, inversion_probe(reference, given.candidates.x0, given.t, cond, steps=4, **options))
