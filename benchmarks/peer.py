@@ -25,12 +25,14 @@ from diffpref.demo.embedded import embedded
 from diffpref.engine import build
 from diffpref.engine.stored import open_store
 from diffpref.probe import forward_probe
+from diffpref.probes import AnyBatch
+from diffpref.run.randomness import index_at
 from diffpref.sources.dataset import Rows, read_rows
 from diffpref.training.config import TrainConfig
 from diffpref.training.models import accelerator_of, build_models, checkpoint_of
 from diffpref.training.optimizer import build_optimizer
 from diffpref.training.settings import from_mapping, from_yaml
-from diffpref.training.stream import Batch, Drawing, StepBatch, batches, index_at
+from diffpref.training.stream import Drawing, batches
 
 PAIRS, ROWS = 4, 16
 EPOCH = ROWS // PAIRS
@@ -103,7 +105,7 @@ def our_turn(config: TrainConfig, rows: Preferences) -> Turn:
     repeats, empty = config.engine.stored_reference, config.data.proportion_empty_prompts
     drawing = Drawing(family, models.path, times, config.run.seed, empty=empty, repeats=repeats)
 
-    def stream() -> Iterator[Batch | StepBatch]:
+    def stream() -> Iterator[AnyBatch]:
         return batches(encoded.data, drawing, size=PAIRS, first_step=0, steps=2**31, accumulation=1, share=(0, 1))
 
     example = next(stream())

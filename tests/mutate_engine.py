@@ -60,7 +60,7 @@ MUTANTS = [
     (f"{ENGINE}/plan.py", "if size < work.k and work.lora", "if size < work.k"),
     (f"{ENGINE}/build.py", "math.ceil(b * accumulation / pairs)", "math.ceil(b / pairs)"),
     (f"{ENGINE}/build.py", "if accumulation > 1 else 0", "if False else 0"),
-    (f"{ENGINE}/build.py", 'or config.comparison.probe == "transition"', "or False"),
+    (f"{ENGINE}/build.py", 'or config.probe.traits.takes is StepBatch', "or False"),
     # a step
     (f"{ENGINE}/step.py", "batch.names if isinstance(batch, StepBatch) else ()", "()"),
     (f"{ENGINE}/step.py", "loss.mean() / accumulation", "loss.mean()"),

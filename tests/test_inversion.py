@@ -451,6 +451,24 @@ def test_official_labels_are_the_sources() -> None:
     assert [label.item() for label in model.calls] == [-199, -199, 1, 1, 201, 201, 401, 401, 601, 601]
 
 
+@every_form
+def test_the_published_estimates_written_out(form: dict) -> None:
+    path, t = variance_preserving(sdxl_alphas_cumprod()), torch.tensor([700, 1])
+    x0, model = normal(2, *CHW), Wavy(path)
+    got = invert_as_published(model, x0, t, steps=2, **form)
+    x = x0
+    for source, here, there in ((-499, 0, 1), (1, 1, 501)):
+        (a_here, s_here), (a, s) = (alpha_sigma("eps", torch.tensor([level])) for level in (here, there))
+        estimates = [model(x, torch.tensor([source] * 2), {})]
+        for _ in range(form.get("renoise", 0)):
+            above = a * (x - s_here * estimates[-1]) / a_here + s * estimates[-1]
+            estimates.append(model(above, torch.tensor([source] * 2), {}))
+        eps = sum(estimates) / len(estimates) if form.get("average") else estimates[-1]
+        climbed = a * (x - s_here * eps) / a_here + s * eps
+        x = torch.where((t > source).reshape(-1, 1, 1), climbed, x)
+    torch.testing.assert_close(got, x, rtol=1e-12, atol=1e-12)
+
+
 # --- types, gradients, devices
 
 

@@ -75,7 +75,7 @@ def setup_of(config: TrainConfig) -> Setup:
         config.adapter.lora_target_modules,
         precision=config.run.mixed_precision,
         text_tokens=text_tokens(config, architecture),
-        guidance=config.comparison.train_guidance_scale,
+        guidance=config.probe.traits.guidance,
     )
 
 
@@ -130,12 +130,7 @@ def _mode(name: str, checkpointing: bool, found: Facts, groups: int, k: int, kep
 
 
 def _inversion(config: TrainConfig) -> str:
-    how = config.comparison
-    if how.probe != "inversion":
-        return ""
-    most = how.inversion_steps * (1 + how.renoise)
-    stored = f"; after {how.stored_inversions} epochs none, they are stored" if how.stored_inversions else ""
-    return f"inversion: up to {most} more forwards a candidate, half of that on average{stored}"
+    return config.probe.cost()
 
 
 def plan_for(config: TrainConfig, needs: Needs, gpu: float) -> Plan:

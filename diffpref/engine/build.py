@@ -21,10 +21,9 @@ from diffpref.engine.reference import ReferencePass
 from diffpref.engine.step import Engine
 from diffpref.engine.stored import StoredErrors
 from diffpref.engine.streamed import StreamedReference
-from diffpref.training.comparison import build_prober
+from diffpref.probes import AnyBatch, Stage, StepBatch
 from diffpref.training.config import LossEngine, TrainConfig
 from diffpref.training.models import Models
-from diffpref.training.stream import Batch, StepBatch
 from diffpref.types import Backbone, Cond, Errors, Objective, Probe
 
 STATES = {"adamw": 8, "adamw_8bit": 2, "adafactor": 0}
@@ -44,7 +43,7 @@ def make_plan(
     family: Family,
     accelerator: Accelerator,
     models: Models,
-    batch: Batch | StepBatch,
+    batch: AnyBatch,
     empty: Cond,
     *,
     kept: Plan | None,
@@ -65,7 +64,7 @@ def make_plan(
         if accelerator.distributed_type not in REPLICATED:
             raise ValueError(f"loss_mode {mode} needs the whole network in every process: set loss_mode: joint.")
     b, k = batch.candidates.scores.shape
-    policy = guided(family.backbone(network, models.path), config.comparison.train_guidance_scale, empty)
+    policy = guided(family.backbone(network, models.path), config.probe.traits.guidance, empty)
     x0 = batch.candidates.x0[:1, :1]
     cond = family.group_cond(batch.candidates.cond, config.data.resolution)
     one = {name: value[:1] for name, value in cond.items()}
@@ -93,7 +92,7 @@ def sizes(config: TrainConfig, b: int, k: int) -> tuple[int, int, int]:
 
     In D3PO all pairs of a prompt's chains at one step belong together, over the whole window."""
     chains = config.rounds.chains_per_prompt
-    if config.comparison.probe != "transition" or chains == 2:
+    if config.probe.traits.takes is not StepBatch or chains == 2:
         return b, k, 0
     pairs = math.comb(chains, 2)
     accumulation = config.optimization.gradient_accumulation_steps
@@ -167,15 +166,22 @@ def build_engine(
         identity: of the run, which its stored inversions depend on.
         scores: of a batch, on which the objective is tried.
     """
-    settings, scale = config.engine, config.comparison.train_guidance_scale
+    settings, scale = config.engine, config.probe.traits.guidance
     objective: Objective = config.objective
     b, k = scores.shape
     unit = 1.0 if accelerator.scaler is None else unit_weight(objective, scores)
     policy, reference = (guided(model, scale, empty) for model in (models.policy, models.reference))
     store = config.run.output_dir / "inversions"
-    prober = build_prober(
-        config.comparison, family, policy, reference, seed=config.run.seed, identity=identity, store=store
+    stage = Stage(
+        policy=policy,
+        reference=reference,
+        weight=lambda t: family.loss_weight(models.path, t),
+        rule=family.STEP,
+        seed=config.run.seed,
+        identity=identity,
+        folder=store,
     )
+    prober = config.probe.build(stage)
     runner = Runner(
         guided(family.backbone(models.network, models.path), scale, empty),
         trainable(models.network),
@@ -198,14 +204,12 @@ def build_engine(
         lambda prompts: family.group_cond(prompts, config.data.resolution),
         plan,
         # Weights that are streamed come in once for the whole window, which also holds all pairs of a chain's step.
-        accumulation
-        if streamed is not None or config.comparison.probe == "transition"
-        else max(together // (b * k), 1),
+        accumulation if streamed is not None or config.probe.traits.takes is StepBatch else max(together // (b * k), 1),
         settings.reference_batch,
         first_batch,
         b == 1 or separable(objective, scores),
         draws_masks(models.network),
-        config.comparison.probe == "inversion",
+        config.probe.traits.runs_reference,
     )
 
 

@@ -5,7 +5,7 @@ from diffpref.training.config import TrainConfig
 
 def check_engine(config: TrainConfig) -> None:
     """Raise ValueError for settings of the engine that cannot work, before anything is read."""
-    engine, comparison = config.engine, config.comparison
+    engine = config.engine
     for name, least in (("micro_batch", 0), ("reference_batch", 0), ("stored_reference", 0)):
         if getattr(engine, name) < least:
             raise ValueError(f"{name} must be {least} or above, got {getattr(engine, name)}.")
@@ -21,24 +21,10 @@ def check_engine(config: TrainConfig) -> None:
             "reference_memory: streamed is for adapter: full; with LoRA the reference is the network itself with its "
             "adapters off and takes no memory: leave it out."
         )
-    if engine.reference_memory == "streamed" and comparison.inversion_model == "policy":
+    if engine.reference_memory == "streamed" and config.probe.traits.runs_policy:
         raise ValueError(
             "reference_memory: streamed has the reference's weights in the policy's place while a batch is inverted, "
             "so that the policy cannot invert it: set inversion_model: reference."
         )
-    if not engine.stored_reference:
-        return
-    if comparison.probe == "transition":
-        raise ValueError(
-            "stored_reference is for pictures; the steps of chains are drawn anew in every round: leave it out."
-        )
-    if comparison.inversion_model == "policy" or comparison.inversion_eta:
-        raise ValueError(
-            "stored_reference needs inversion_model: reference and inversion_eta: 0, for where the policy or fresh "
-            "noise moves the latents, the reference's errors cannot be kept."
-        )
-    if comparison.stored_inversions not in (0, engine.stored_reference):
-        raise ValueError(
-            f"stored_inversions and stored_reference count the same draws: set both to one number, got "
-            f"{comparison.stored_inversions} and {engine.stored_reference}."
-        )
+    if engine.stored_reference:
+        config.probe.check_stored(engine.stored_reference)

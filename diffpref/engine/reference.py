@@ -12,7 +12,7 @@ from diffpref.engine.rows import Block
 from diffpref.engine.stored import StoredErrors
 from diffpref.errors import predict, prediction_error
 from diffpref.files.store import TensorStore
-from diffpref.training.stream import Batch, StepBatch
+from diffpref.probes import AnyBatch
 from diffpref.types import Backbone
 
 
@@ -41,9 +41,9 @@ class ReferencePass:
             found.update(zip(rows, self._predict(block, rows).unbind(), strict=True))
         return References(prediction=torch.stack([found[row] for row in range(len(block.rows))]))
 
-    def keys(self, batch: Batch | StepBatch) -> list[str]:
+    def keys(self, batch: AnyBatch) -> list[str]:
         """The names under which the errors of a batch's groups are stored; none where they are not."""
-        return self.stored.keys(batch) if self.stored is not None and isinstance(batch, Batch) else []
+        return self.stored.keys(batch) if self.stored is not None else []
 
     def knows(self, keys: Sequence[Sequence[str]]) -> bool:
         """Whether the errors of all these groups are stored."""

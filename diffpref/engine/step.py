@@ -23,8 +23,7 @@ from diffpref.engine.passes import (
 from diffpref.engine.plan import Plan
 from diffpref.engine.reference import ReferencePass
 from diffpref.engine.rows import Block, Part, chunks
-from diffpref.training.comparison import Prober
-from diffpref.training.stream import Batch, StepBatch
+from diffpref.probes import AnyBatch, Prober
 from diffpref.types import Backbone, Cond, Errors
 
 
@@ -68,7 +67,7 @@ class Engine:
     inverts: bool
     """Whether the probe runs the reference too."""
 
-    def step(self, stream: Iterator[Batch | StepBatch], accumulation: int) -> list[Compared]:
+    def step(self, stream: Iterator[AnyBatch], accumulation: int) -> list[Compared]:
         """The next `accumulation` batches as compared; adds the gradient of their mean loss to the parameters'."""
         compared: list[Compared] = []
         while len(compared) < accumulation:
@@ -94,11 +93,11 @@ class Engine:
         if self.reference.stored is not None:
             self.reference.stored.store.flush()
 
-    def _part(self, batch: Batch | StepBatch) -> Part:
+    def _part(self, batch: AnyBatch) -> Part:
         # Its own context: weights that autocast has cast without a graph would get no gradient in the same one.
         with self.accelerator.autocast():
             probe = self.prober(batch, self.cond(batch.candidates.cond))
-        return Part(probe, batch.candidates.scores, batch.names if isinstance(batch, StepBatch) else ())
+        return Part(probe, batch.candidates.scores, batch.shared)
 
     def _forwards(self, block: Block) -> list[Sequence[int]]:
         """The rows of each forward of the reference."""

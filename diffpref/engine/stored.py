@@ -11,9 +11,9 @@ from diffpref.backbones import Family
 from diffpref.files import atomic
 from diffpref.files.store import TensorStore, content_key
 from diffpref.path import GaussianPath
+from diffpref.probes import AnyBatch
 from diffpref.training.config import TrainConfig
 from diffpref.training.models import Models, checkpoint_of
-from diffpref.training.stream import Batch
 
 HOW = "how.json"
 """The file that says how the errors beside it were computed."""
@@ -30,12 +30,12 @@ class StoredErrors:
     store: TensorStore
     how: str
 
-    def keys(self, batch: Batch) -> list[str]:
+    def keys(self, batch: AnyBatch) -> list[str]:
         """The key of each group of a batch that is still on the CPU."""
         candidates, names = batch.candidates, sorted(batch.candidates.cond)
         found = []
         for group in range(len(candidates.x0)):
-            tensors = [candidates.x0[group], batch.eps[group], batch.t[group]]
+            tensors = batch.inputs(group)
             tensors += [candidates.cond[name][group] for name in names]
             parts = [part for tensor in tensors for part in (repr((tensor.dtype, tensor.shape)), _bytes(tensor))]
             found.append(content_key(self.how, *names, *parts))
@@ -48,11 +48,10 @@ def _bytes(tensor: Tensor) -> bytes:
 
 def what_is_compared(config: TrainConfig, family: Family, models: Models) -> dict[str, object]:
     """What the reference's errors are of, beside the group and its draws: other values are other errors."""
-    comparison = {name: value for name, value in asdict(config.comparison).items() if name != "stored_inversions"}
     return {
         "base": asdict(checkpoint_of(config)),
         "network_weights": str(config.model.network_weights),
-        "comparison": comparison,
+        "probe": dict(config.probe.identity()),
         "path": path_identity(family, models.path),
     }
 

@@ -12,10 +12,10 @@ from diffpref.backbones.guidance import guided
 from diffpref.data.encode import encode_prompts
 from diffpref.files import atomic
 from diffpref.files.store import TensorStore, content_key, to_dtype
+from diffpref.run.randomness import generator
 from diffpref.sources.dataset import encode_fixed
 from diffpref.training.config import TrainConfig
 from diffpref.training.models import accelerator_of, build_models, checkpoint_of, free_memory
-from diffpref.training.stream import generator
 from diffpref.transition import finish, sample_chain
 from diffpref.types import Cond
 
@@ -58,9 +58,9 @@ def collect(
 
     models = build_models(config, family, accelerator)
     models.network.eval()
-    policy = guided(models.policy, config.comparison.train_guidance_scale, empty)
+    policy = guided(models.policy, config.probe.traits.guidance, empty)
     times = family.chain_times(models.path, rounds.chain_steps).to(device)
-    weights = f"{models.base_hash} {config.adapter.adapter_weights} {config.comparison.train_guidance_scale}"
+    weights = f"{models.base_hash} {config.adapter.adapter_weights} {config.probe.traits.guidance}"
     each = range(rounds.chains_per_prompt)
     keys = [
         [content_key(prompt, weights, repr((config.run.seed, place, chain, times.tolist()))) for chain in each]

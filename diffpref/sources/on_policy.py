@@ -16,6 +16,7 @@ from diffpref.files.store import content_key
 from diffpref.people import Pair, read_labels, serve, unanswered, write_pairs
 from diffpref.people.pairs import PAIRS
 from diffpref.rewards import find_reward
+from diffpref.run.randomness import generator, index_at
 from diffpref.sources.chains import ChainPair, EncodedChains
 from diffpref.sources.collect import Collection, collect
 from diffpref.sources.dataset import Encoded
@@ -24,7 +25,6 @@ from diffpref.training import prepare
 from diffpref.training.config import TrainConfig
 from diffpref.training.loop import train
 from diffpref.training.models import LORA_FILE, checkpoint_of
-from diffpref.training.stream import generator, index_at
 
 PERSON = "person"
 

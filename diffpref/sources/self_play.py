@@ -22,6 +22,7 @@ from diffpref.data.rows import Preferences
 from diffpref.evaluate.measure import find_measure
 from diffpref.files import atomic
 from diffpref.files.store import TensorStore, content_key, to_dtype
+from diffpref.run.randomness import generator
 from diffpref.sources.dataset import Encoded, encode_fixed
 from diffpref.sources.progress import claim, round_settings
 from diffpref.training import prepare
@@ -29,7 +30,6 @@ from diffpref.training.config import TrainConfig
 from diffpref.training.loop import train
 from diffpref.training.models import checkpoint_of, free_memory, load_base
 from diffpref.training.output import save_weights
-from diffpref.training.stream import generator
 
 SAMPLE_BATCH = 64
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from diffpref.backbones import Times
 from diffpref.objectives import DPO, OBJECTIVES
+from diffpref.probes import PROBES, Forward, ProbeChoice
 from diffpref.settings.axis import Axis
 from diffpref.types import Objective
 
@@ -67,31 +68,6 @@ class Data:
     """Where latents and text embeddings are kept; by default `cache` in the output directory."""
     cache_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Precision of the kept latents and text embeddings."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Where on the path policy and reference are compared."""
-
-    probe: Literal["forward", "inversion", "transition"] = "forward"
-    """Forward noise (DPO, RankDPO, DDO), inversion (InPO, SmPO), or the steps of on-policy chains (D3PO)."""
-    shared_noise: bool = True
-    """forward: one noise for all pictures of a group, as in Diffusion-DPO's code; its paper and RankDPO's draw each."""
-    inversion_steps: int = 10
-    """inversion: levels from the clean picture up to t."""
-    renoise: int = 0
-    """inversion: how often each step's noise is estimated anew; 0 is DDIM inversion (InPO), SmPO uses 1."""
-    average_estimates: bool = False
-    """inversion: use the mean of the estimates; SmPO does."""
-    inversion_eta: float = 0.0
-    """inversion: noise added after each step, in units of DDIM's posterior; InPO's code uses 0.1."""
-    inversion_model: Literal["reference", "policy"] = "reference"
-    """inversion: who inverts. The published code lets the policy, whose latents then drift and cannot be stored."""
-    stored_inversions: int = 0
-    """inversion by the reference: keep the latents of this many draws of t for each group, and use them in turn; an
-    epoch after these costs no inversion. 0 inverts anew at every step."""
-    train_guidance_scale: float = 1.0
-    """transition: classifier-free guidance of the chains, in sampling and in the loss; D3PO uses 5."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +207,7 @@ class TrainConfig:
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     objective: Annotated[Objective, Axis("objective", OBJECTIVES)] = field(default_factory=DPO)
-    comparison: Comparison = field(default_factory=Comparison)
+    probe: Annotated[ProbeChoice, Axis("probe", PROBES)] = field(default_factory=Forward)
     times: Times = field(default_factory=Times)
     rounds: Rounds = field(default_factory=Rounds)
     adapter: Adapter = field(default_factory=Adapter)

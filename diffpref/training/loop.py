@@ -21,6 +21,7 @@ from diffpref.engine import build
 from diffpref.engine.checks import check_engine
 from diffpref.engine.plan import PLAN, read_plan
 from diffpref.engine.stored import open_store
+from diffpref.probes import AnyBatch
 from diffpref.run.checkpoint import State, check_identity, load_checkpoint, save_checkpoint
 from diffpref.run.environment import peak_memory_gib
 from diffpref.run.log import MetricsLog
@@ -34,7 +35,7 @@ from diffpref.training.output import save_output
 from diffpref.training.report import write_report
 from diffpref.training.samples import averaged, draw_samples
 from diffpref.training.settings import to_mapping
-from diffpref.training.stream import Batch, Drawing, StepBatch, batches
+from diffpref.training.stream import Drawing, batches
 
 Watch = Callable[[int, torch.nn.Module], None]
 POSTFIX = {"loss": "loss", "acc": "rewards/accuracies", "margin": "rewards/margins", "chosen": "error/chosen/ratio"}
@@ -84,11 +85,11 @@ def train(
         run.seed,
         flip=config.data.random_flip,
         empty=config.data.proportion_empty_prompts,
-        shared_noise=config.comparison.shared_noise,
-        repeats=config.comparison.stored_inversions or config.engine.stored_reference,
+        shared_noise=config.probe.traits.shared_noise,
+        repeats=config.probe.traits.repeats or config.engine.stored_reference,
     )
 
-    def stream_of(first: int, steps: int) -> Iterator[Batch | StepBatch]:
+    def stream_of(first: int, steps: int) -> Iterator[AnyBatch]:
         return batches(
             encoded.data,
             drawing,

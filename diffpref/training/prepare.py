@@ -3,7 +3,6 @@
 The cheapest checks come first, so that a mistake costs seconds, not the hour that encoding takes.
 """
 
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -13,13 +12,13 @@ from diffpref.backbones import Family
 from diffpref.data.encode import EncodedPreferences
 from diffpref.files import atomic
 from diffpref.files.store import require_space
+from diffpref.probes import StepBatch
 from diffpref.run.checkpoint import find_checkpoint
 from diffpref.run.environment import describe
 from diffpref.run.trackers import check_trackers
 from diffpref.settings.record import fields_of
 from diffpref.sources.chains import EncodedChains
 from diffpref.sources.dataset import candidates_of
-from diffpref.training.comparison import check_comparison
 from diffpref.training.config import TrainConfig
 from diffpref.training.models import Models, check_machine, network_weights
 from diffpref.training.optimizer import check_optimizer
@@ -46,9 +45,8 @@ def check_settings(config: TrainConfig) -> list[str]:
         raise ValueError("dataset_name is empty: give a file, a folder or a data set on the hub.")
     if not 0 <= config.data.proportion_empty_prompts <= 1:
         raise ValueError(f"proportion_empty_prompts must be in [0, 1], got {config.data.proportion_empty_prompts}.")
-    check_comparison(config.comparison)
     steps = candidates_of(config) == "chain_pairs"
-    if steps != (config.comparison.probe == "transition"):
+    if steps != (config.probe.traits.takes is StepBatch):
         name = type(config.objective).__name__
         raise ValueError(
             f"{name} learns from the steps of the model's own chains: set probe: transition."
@@ -140,7 +138,7 @@ def identity(
     keys = ("objective", *fields_of(config.objective))
     keys += ("adapter", "rank", "lora_target_modules", "optimizer", "seed", "use_ema")
     keys += ("proportion_empty_prompts", "random_flip")
-    keys += tuple(f.name for group in (config.comparison, config.times) for f in dataclasses.fields(group))
+    keys += ("probe", *fields_of(config.probe), *fields_of(config.times))
     keys += ("stored_reference",)
     effective = batch.train_batch_size * batch.gradient_accumulation_steps * processes
     return {

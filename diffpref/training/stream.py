@@ -5,80 +5,18 @@ dropout depend on nothing else, so batch 1 x accumulation 8 trains on what batch
 same curve without any saved generator.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffpref.backbones import Family, Times
 from diffpref.data.encode import EncodedPreferences
 from diffpref.path import GaussianPath
+from diffpref.probes import AnyBatch, Batch, StepBatch
+from diffpref.run.randomness import generator, index_at
 from diffpref.sources.chains import EncodedChains
-from diffpref.types import Candidates, Cond
-
-
-def generator(seed: int, *place: object) -> torch.Generator:
-    """A CPU generator for a place in the run: equal on every device and machine."""
-    digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-@lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, count: int) -> Tensor:
-    return torch.randperm(count, generator=generator(seed, "epoch", epoch))
-
-
-def index_at(seed: int, position: int, count: int) -> int:
-    """The group at a position: each epoch is a permutation of its own."""
-    return int(_epoch_order(seed, position // count, count)[position % count])
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Groups with the randomness of their probe: t in the path's unit, and noise for every candidate."""
-
-    candidates: Candidates
-    t: Tensor
-    eps: Tensor
-    names: tuple[str, ...] = ()
-    """Equal names are equal groups at equal t, for what may be kept of them."""
-
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        shared = self.eps.shape[1] > 1 and self.eps.stride(1) == 0  # one noise for all candidates travels once
-        eps = (self.eps[:, :1] if shared else self.eps).to(device, non_blocking=True).expand_as(self.eps)
-        return Batch(_moved(self.candidates, device), self.t.to(device), eps, self.names)
-
-
-@dataclass(frozen=True)
-class StepBatch:
-    """Stored sampler steps: candidates.x0 is the latent at t, x_s the one that was drawn at s below it."""
-
-    candidates: Candidates
-    t: Tensor
-    x_s: Tensor
-    s: Tensor
-    names: tuple[str, ...] = ()
-    """Of each candidate; equal names are one chain at one step."""
-
-    def to(self, device: torch.device) -> "StepBatch":
-        """The batch on a device."""
-        return StepBatch(
-            _moved(self.candidates, device),
-            self.t.to(device),
-            self.x_s.to(device, non_blocking=True),
-            self.s.to(device),
-            self.names,
-        )
-
-
-def _moved(c: Candidates, device: torch.device) -> Candidates:
-    cond: Cond = {name: value.to(device, non_blocking=True) for name, value in c.cond.items()}
-    return Candidates(c.x0.to(device, non_blocking=True), c.scores.to(device), cond)
 
 
 @dataclass(frozen=True)
@@ -119,7 +57,7 @@ class _Stream(Dataset):
             self._order = (epoch, [group for bundle in order for group in data.bundles[bundle]])
         return self._order[1][place]
 
-    def __getitem__(self, positions: Sequence[int]) -> Batch | StepBatch:  # type: ignore[override]
+    def __getitem__(self, positions: Sequence[int]) -> AnyBatch:  # type: ignore[override]
         data, how = self.data, self.drawing
         indices = [self._index(position) for position in positions]
         places = [how.place(position, len(data)) for position in positions]
@@ -146,7 +84,7 @@ def batches(
     steps: int,
     accumulation: int,
     share: tuple[int, int],
-) -> Iterator[Batch | StepBatch]:
+) -> Iterator[AnyBatch]:
     """This process's batches of steps first_step to steps - 1, `accumulation` for each step, read on demand.
 
     The groups of a process in a step are neighbours, so that they may share what they have in common."""

@@ -8,8 +8,8 @@ import datasets
 import pytest
 from accelerate.state import AcceleratorState
 
+from diffpref.run import randomness
 from diffpref.sources import run
-from diffpref.training import stream
 from diffpref.training.config import TrainConfig
 from diffpref.training.settings import from_mapping
 from tests import small_edm, small_sd3, small_sdxl
@@ -45,7 +45,7 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def start(config: TrainConfig, said: list[str] | None = None) -> Path:
     """As a new process would: nothing is kept from the run before."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    stream._epoch_order.cache_clear()
+    randomness.epoch_order.cache_clear()
     return run(config, say=lambda line: said.append(line) if said is not None else None)
 
 

@@ -8,7 +8,7 @@ import datasets
 import pytest
 from accelerate.state import AcceleratorState
 
-from diffpref.training import stream
+from diffpref.run import randomness
 from diffpref.training.config import TrainConfig
 from diffpref.training.loop import train
 from diffpref.training.settings import from_mapping
@@ -89,7 +89,7 @@ def run(settings: Settings) -> Callable[..., Path]:
     def go(**changes: Any) -> Path:
         # As a new process would: nothing is kept from the run before.
         AcceleratorState._reset_state(reset_partial_state=True)
-        stream._epoch_order.cache_clear()
+        randomness.epoch_order.cache_clear()
         return train(settings(**changes), say=lambda line: None)
 
     return go

@@ -9,8 +9,9 @@ import torch
 from diffpref.backbones import Times, sdxl
 from diffpref.files.store import TensorStore
 from diffpref.path import variance_preserving
+from diffpref.probes import StepBatch
 from diffpref.sources.chains import ChainPair, EncodedChains
-from diffpref.training.stream import Drawing, StepBatch, batches
+from diffpref.training.stream import Drawing, batches
 
 STEPS = 3
 PAIRS = {"cat": ("ab", "ac", "bc"), "dog": ("de",)}

@@ -20,7 +20,7 @@ from diffpref.backbones import sdxl
 from diffpref.engine import passes
 from diffpref.engine.step import Engine
 from diffpref.probe import forward_probe
-from diffpref.training import comparison
+from diffpref.probes import forward
 from diffpref.training.settings import to_mapping
 from diffpref.types import Probe
 from tests.small_sdxl import read_metrics, read_weights, save_pairs
@@ -183,7 +183,7 @@ def test_a_schedule_is_stepped_once_for_each_update(run: Run) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "forward_probe", lambda *arguments: broken(forward_probe(*arguments)))
+    monkeypatch.setattr(forward, "forward_probe", lambda *arguments: broken(forward_probe(*arguments)))
     with pytest.raises(ValueError, match="step 1: the loss is nan"):
         run()
 

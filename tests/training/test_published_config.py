@@ -76,7 +76,7 @@ def test_a_config_can_start(file: Path) -> None:
 def test_a_config_is_the_method_that_its_name_says(file: Path) -> None:
     config = from_yaml(file)
     objective, probe = METHODS[file.stem]
-    assert type(config.objective) is objective and config.comparison.probe == probe
+    assert type(config.objective) is objective and to_mapping(config)["probe"] == probe
     # A field that another method reads would be lost on this one without a word.
     lone = {"inversion": ("inversion_steps", "renoise", "stored_inversions"), "transition": ("train_guidance_scale",)}
     given = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -115,10 +115,10 @@ def test_published_numbers_stay_what_they_are(file: Path) -> None:
         batch = config.optimization.train_batch_size * config.optimization.gradient_accumulation_steps
         assert groups == batch * config.optimization.max_train_steps, "a round is one pass over its pairs"
     elif name in ("inpo", "smpo"):
-        assert config.objective.beta == 5000 and config.comparison.inversion_steps == 10
+        assert config.objective.beta == 5000 and config.probe.inversion_steps == 10
         assert config.optimization.max_train_steps == {"inpo": 400, "smpo": 200}[name]
         smpo = name == "smpo"
-        assert (config.comparison.renoise, config.comparison.average_estimates) == (int(smpo), smpo)
+        assert (config.probe.renoise, config.probe.average_estimates) == (int(smpo), smpo)
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])

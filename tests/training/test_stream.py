@@ -12,7 +12,9 @@ from diffpref.backbones import Times, sdxl
 from diffpref.data.encode import EncodedPreferences, Group
 from diffpref.files.store import TensorStore
 from diffpref.path import GaussianPath, variance_preserving
-from diffpref.training.stream import Batch, Drawing, batches, generator, index_at
+from diffpref.probes import Batch
+from diffpref.run.randomness import generator, index_at
+from diffpref.training.stream import Drawing, batches
 
 COUNT = 7
 MIRRORED = 100.0

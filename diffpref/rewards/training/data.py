@@ -18,7 +18,7 @@ from diffpref.data.rows import BadRow, Preferences, decode
 from diffpref.data.sources import as_pairs, read_preferences
 from diffpref.rewards.clip_hf import Processor
 from diffpref.rewards.training.config import Pairs
-from diffpref.training.stream import index_at
+from diffpref.run.randomness import index_at
 
 
 @dataclass(frozen=True)

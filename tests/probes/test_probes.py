@@ -1,4 +1,4 @@
-"""The probe of a run: what the settings name, kept inversions, and the backbone's weight."""
+"""The probes that a run may choose: what each makes of a batch, kept inversions, and the backbone's weight."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,18 +8,17 @@ import pytest
 import torch
 
 from diffpref.backbones import edm, sdxl
-from diffpref.inversion import invert
 from diffpref.path import GaussianPath, variance_preserving
 from diffpref.probe import forward_probe, inversion_probe, transition_probe
-from diffpref.training.comparison import build_prober, check_comparison
-from diffpref.training.config import Comparison
-from diffpref.training.stream import Batch, StepBatch
+from diffpref.probes import Batch, Forward, Inversion, ProbeChoice, Stage, StepBatch, Transition
+from diffpref.training.settings import from_mapping
 from diffpref.types import Candidates, Cond
 from examples.official_inversion import invert_as_published
 from tests.small_edm import SIGMA_DATA, save_pipeline
 
 PATH = variance_preserving(torch.linspace(0.999, 0.01, 1000))
-INVERSION = Comparison(probe="inversion", inversion_steps=4)
+INVERSION = Inversion(inversion_steps=4)
+PUBLISHED = "examples/official_inversion.py:invert_as_published"
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,20 @@ def batch(*groups: int, epoch: int = 0) -> Batch:
     return Batch(Candidates(x0, scores, cond), t, eps, tuple(f"{group}-{epoch}" for group in groups))
 
 
-def prober(settings: Comparison, store: Path, identity: str = "run", **models: Net) -> Any:
+def prober(
+    settings: ProbeChoice, store: Path, identity: str = "run", family: Any = sdxl, path: Any = PATH, **models: Net
+) -> Any:
     policy, reference = (models.get(name, Net(torch.tensor(0.5))) for name in ("policy", "reference"))
-    return build_prober(settings, sdxl, policy, reference, seed=3, identity=identity, store=store)
+    stage = Stage(
+        policy=policy,
+        reference=reference,
+        weight=lambda t: family.loss_weight(path, t),
+        rule=family.STEP,
+        seed=3,
+        identity=identity,
+        folder=store,
+    )
+    return settings.build(stage)
 
 
 def assert_equal(one: Any, other: Any) -> None:
@@ -56,16 +66,13 @@ def assert_equal(one: Any, other: Any) -> None:
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
-@pytest.mark.parametrize("extra", [{}, {"renoise": 1, "average_estimates": True}, {"inverter": invert_as_published}])
+@pytest.mark.parametrize("extra", [{}, {"renoise": 1, "average_estimates": True}, {"inverter": PUBLISHED}])
 def test_inversion_is_inversion_probe(extra: dict[str, Any], tmp_path: Path) -> None:
     given = batch(1, 2, 3)
     reference = Net(torch.tensor(0.7))
-    settings = replace(INVERSION, **{name: value for name, value in extra.items() if name != "inverter"})
-    inverter = extra.get("inverter", invert)
-    built = build_prober(
-        settings, sdxl, reference, reference, seed=3, identity="run", store=tmp_path, inverter=inverter
-    )
-    found = built(given, given.candidates.cond)
+    found = prober(replace(INVERSION, **extra), tmp_path, reference=reference)(given, given.candidates.cond)
+    if "inverter" in extra:
+        extra = {"inverter": invert_as_published}
     options = {"average" if name == "average_estimates" else name: value for name, value in extra.items()}
     cond = given.candidates.cond
     assert_equal(found, inversion_probe(reference, given.candidates.x0, given.t, cond, steps=4, **options))
@@ -73,7 +80,7 @@ def test_inversion_is_inversion_probe(extra: dict[str, Any], tmp_path: Path) -> 
 
 def test_forward_is_forward_probe(tmp_path: Path) -> None:
     given = batch(1, 2)
-    found = prober(Comparison(), tmp_path)(given, given.candidates.cond)
+    found = prober(Forward(), tmp_path)(given, given.candidates.cond)
     assert_equal(found, forward_probe(PATH, given.candidates.x0, given.t, given.eps, given.candidates.cond))
 
 
@@ -139,12 +146,11 @@ def test_the_backbones_weight_is_on_pictures_and_not_on_steps(tmp_path: Path) ->
     cond = given.candidates.cond
     # Karras et al. 2022, table 1.
     expected = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
-    for settings in (Comparison(), INVERSION):
-        probe = build_prober(settings, edm, model, model, seed=0, identity="", store=tmp_path)(given, cond)
+    for settings in (Forward(), INVERSION):
+        probe = prober(settings, tmp_path, family=edm, path=path, policy=model, reference=model)(given, cond)
         torch.testing.assert_close(probe.weight, expected)
     steps = StepBatch(given.candidates, sigma, given.candidates.x0 * 0.9, sigma / 2)
-    settings = Comparison(probe="transition")
-    found = build_prober(settings, edm, model, model, seed=0, identity="", store=tmp_path)(steps, cond)
+    found = prober(Transition(), tmp_path, family=edm, path=path, policy=model, reference=model)(steps, cond)
     x_t = given.candidates.x0
     assert_equal(found, transition_probe(path, x_t, steps.x_s, sigma, steps.s, cond, rule=edm.STEP))
 
@@ -154,16 +160,18 @@ def test_the_backbones_weight_is_on_pictures_and_not_on_steps(tmp_path: Path) ->
     [
         ({"inversion_steps": 0}, "inversion_steps must be 1 or above, got 0"),
         ({"renoise": -1}, "renoise must be 0 or above"),
-        ({"average_estimates": True}, "renoise must be .* 1 or above with average_estimates"),
+        ({"average_estimates": True}, "renoise must be 1 or above with average_estimates"),
         ({"inversion_eta": -0.1}, "inversion_eta must be 0 or above"),
         ({"inversion_eta": float("nan")}, "inversion_eta must be 0 or above"),
         ({"stored_inversions": -1}, "stored_inversions must be 0 or above"),
         ({"stored_inversions": 1, "inversion_eta": 0.1}, "stored_inversions needs inversion_model: reference"),
         ({"stored_inversions": 1, "inversion_model": "policy"}, "stored_inversions needs inversion_model: reference"),
-        ({"stored_inversions": 1, "probe": "forward"}, "stored_inversions needs probe: inversion"),
+        ({"stored_inversions": 1, "probe": "forward"}, "stored_inversions belongs to probe: inversion"),
     ],
 )
 def test_settings_that_contradict_each_other(changes: dict[str, Any], message: str) -> None:
+    given = {"probe": "inversion", "inversion_steps": 4} | changes
+    if given["probe"] != "inversion":
+        del given["inversion_steps"]
     with pytest.raises(ValueError, match=message):
-        check_comparison(replace(INVERSION, **changes))
-    check_comparison(INVERSION)
+        from_mapping(given, "here")
