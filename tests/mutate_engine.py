@@ -11,18 +11,15 @@ import peft  # noqa: F401
 import transformers  # noqa: F401
 
 ENGINE, TRAINING, BACKBONES = "diffpref/engine", "diffpref/training", "diffpref/backbones"
-TESTS = [
-    f"tests/training/test_{name}.py"
-    for name in ("engine_cuts", "engine_modes", "engine_plan", "stream", "chain_stream")
-]
-TESTS += [f"tests/training/test_{name}.py" for name in ("engine_costs", "stored_reference", "lora_backend")]
+TESTS = [f"tests/engine/test_{name}.py" for name in ("cuts", "modes", "plan", "costs")]
+TESTS += [f"tests/training/test_{name}.py" for name in ("stream", "chain_stream", "stored_reference", "lora_backend")]
 TESTS += [
     f"tests/backbones/test_{name}.py" for name in ("fused_lora", "lora_layers", "lora_copies", "guidance", "lora")
 ]
 TESTS += [
     "tests/rounds/test_on_policy.py::test_each_chain_runs_once_for_all_its_pairs",
     "tests/training/test_loop.py::test_accumulation_equals_a_larger_batch",
-    "tests/training/test_engine_runs.py::test_a_streamed_reference_is_the_resident_one",
+    "tests/engine/test_runs.py::test_a_streamed_reference_is_the_resident_one",
     "tests/training/test_loop.py::test_bfloat16_trains_float32_weights",
 ]
 # The libraries above bring a plugin of pytest with them, which then comes too late to be rewritten.

@@ -10,8 +10,8 @@ import torch
 
 from diffpref.engine.reference import ReferencePass
 from tests import small_edm, small_sd3
+from tests.engine.test_runs import SHARED, agree
 from tests.small_sdxl import SIZE, read_metrics, save_pairs
-from tests.training.test_engine_runs import SHARED, agree
 from tests.training.test_resume import assert_same
 
 Run = Callable[..., Path]

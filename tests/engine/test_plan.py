@@ -16,8 +16,8 @@ from diffpref.errors import model_error
 from diffpref.training.loop import train
 from diffpref.training.settings import from_mapping
 from diffpref.types import Probe
+from tests.engine.world import part, world
 from tests.small_sdxl import read_metrics
-from tests.training.engine_world import part, world
 
 # SDXL at 1024 pixels, LoRA of rank 64, four pairs (DESIGN's figures): 5.4 GiB a candidate, a tenth with checkpointing.
 SDXL = Work(int(5.4 * GIB), int(0.5 * GIB), int(0.35 * GIB), groups=4, k=2, lora=True)

@@ -10,8 +10,8 @@ from diffpref.engine.passes import deferred, two_pass
 from diffpref.engine.rows import Block, Part
 from diffpref.objectives import D3PO, DPO, RankDPO
 from diffpref.types import Errors, Objective
-from tests.training.engine_world import CASES, World, joint, part, references, world
-from tests.training.test_engine_modes import autograd, relative
+from tests.engine.test_modes import autograd, relative
+from tests.engine.world import CASES, World, joint, part, references, world
 
 CLIPPED = D3PO(beta=0.1, clip=0.1, clip_style="clamp")
 

@@ -6,7 +6,7 @@ import torch
 from diffpref.engine.passes import Outcome, deferred, two_pass
 from diffpref.engine.rows import Block, Part
 from diffpref.errors import compare
-from tests.training.engine_world import CASES, SIZED, World, joint, references, world
+from tests.engine.world import CASES, SIZED, World, joint, references, world
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 """Relative, of the whole gradient: sums in another order."""

@@ -8,8 +8,8 @@ from diffpref.engine.memory import saved_bytes
 from diffpref.engine.passes import deferred, two_pass
 from diffpref.engine.rows import Block
 from diffpref.objectives import DPO, RankDPO
-from tests.training.engine_world import World, joint, part, references, world
-from tests.training.test_engine_modes import autograd, relative
+from tests.engine.test_modes import autograd, relative
+from tests.engine.world import World, joint, part, references, world
 
 
 def test_deferred_holds_one_micro_batch() -> None:
