@@ -7,8 +7,10 @@ from typing import Any
 
 from benchmarks.encoders import build_encoders
 from benchmarks.peers import count_peer, make_stock
+from diffpref.backbones.adapters import Full
 from diffpref.counting.architectures import EDM, SD3, SDXL, Architecture
 from diffpref.counting.counters import GIB
+from diffpref.counting.kept import ADAPTER
 from diffpref.counting.steps import MODES, Count, Ready, Setup, count_step, graph_bytes, make_ready
 
 ARCHITECTURES = {"sdxl": SDXL, "sd3": SD3, "edm": EDM}
@@ -64,7 +66,7 @@ def counted(
 def setups(architecture: Architecture, sizes: Sequence[int]) -> list[Setup]:
     """A network as it is fine-tuned, at each size; EDM has one size."""
     if architecture is EDM:
-        return [Setup(EDM, 32, "full", 0, precision="no")]
+        return [Setup(EDM, 32, Full(), precision="no")]
     return [Setup(architecture, size) for size in sizes]
 
 
@@ -77,7 +79,7 @@ def rows_of(setup: Setup, pairs: Sequence[int], lists: Sequence[int] = ()) -> li
         for size in batches
         for mode in MODES
     ]
-    if setup.adapter == "lora":
+    if setup.adapter.added:
         stock = make_stock(setup)
         found += [_row(stock, PEER, n, 2, count_peer(stock, pairs=n)) for n in pairs]
         if setup.architecture.vae is not None:
@@ -91,7 +93,7 @@ def _row(ready: Ready, step: str, groups: int, candidates: int, count: Count) ->
     return Row(
         setup.architecture.name,
         setup.resolution,
-        setup.adapter,
+        ADAPTER.name_of(type(setup.adapter)),
         step,
         setup.checkpointing,
         groups,

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.peers import attach_stock_lora, peer_step
 from diffpref.backbones import find_family, sdxl
-from diffpref.backbones.lora import trainable
+from diffpref.backbones.adapters import LoRA, trainable
 from diffpref.counting.steps import BETA
 from diffpref.data.encode import to_square
 from diffpref.data.rows import Preferences, decode
@@ -29,8 +29,7 @@ from diffpref.probes import AnyBatch
 from diffpref.run.randomness import index_at
 from diffpref.sources.dataset import Rows, read_rows
 from diffpref.training.config import TrainConfig
-from diffpref.training.models import accelerator_of, build_models, checkpoint_of
-from diffpref.training.optimizer import build_optimizer
+from diffpref.training.models import accelerator_of, build_models, checkpoint_of, computing_of
 from diffpref.training.settings import from_mapping, from_yaml
 from diffpref.training.stream import Drawing, batches
 
@@ -98,9 +97,16 @@ def settings(folder: Path, *, stored: int) -> TrainConfig:
 
 def our_turn(config: TrainConfig, rows: Preferences) -> Turn:
     """A step of the training loop, from the cached batch to the optimizer."""
-    family, accelerator = find_family(checkpoint_of(config)), accelerator_of(config)
+    family, accelerator = find_family(checkpoint_of(config)), accelerator_of(config.run, config.adapter)
     encoded = Rows(rows).encode(config, family, accelerator, lambda line: None)
-    models = build_models(config, family, accelerator)
+    models = build_models(
+        family,
+        checkpoint_of(config),
+        config.adapter,
+        accelerator,
+        computing=computing_of(config.run),
+        seed=config.run.seed,
+    )
     times = family.resolve_times(checkpoint_of(config), config.times)
     repeats, empty = config.engine.stored_reference, config.data.proportion_empty_prompts
     drawing = Drawing(family, models.path, times, config.run.seed, empty=empty, repeats=repeats)
@@ -131,6 +137,7 @@ def their_turn(config: TrainConfig, rows: Preferences) -> Turn:
     checkpoint = checkpoint_of(config)
     encoder = sdxl.load_encoder(checkpoint, torch.device("cpu"))
     network, path = sdxl.load_network(checkpoint, torch.float32).train(), sdxl.load_path(checkpoint)
+    assert isinstance(config.adapter, LoRA)
     attach_stock_lora(network, config.adapter.rank, sdxl.LORA_TARGETS)
     model, draws, side = sdxl.backbone(network, path), torch.Generator().manual_seed(0), config.data.resolution
     seen = 0
@@ -157,7 +164,7 @@ def their_turn(config: TrainConfig, rows: Preferences) -> Turn:
 
 def _then_update(network: torch.nn.Module, config: TrainConfig, step: Turn) -> Turn:
     parameters = trainable(network)
-    optimizer = build_optimizer(parameters, config.optimization, config.optimization.learning_rate)
+    optimizer = config.optimizer.build(parameters, config.optimization.learning_rate)
 
     def run() -> None:
         step()

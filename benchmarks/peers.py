@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.encoders import Encoders
-from diffpref.backbones.lora import trainable
-from diffpref.backbones.reference import AdapterOff
+from diffpref.backbones.adapters import LoRA, trainable
+from diffpref.backbones.adapters.reference import AdapterOff
 from diffpref.counting.meta import Region
 from diffpref.counting.networks import build_network, family_of, meta_backbone, shape_of
 from diffpref.counting.steps import BETA, Count, Ready, Setup, counted, materialize
@@ -62,7 +62,9 @@ def make_stock(setup: Setup, device: str = "meta") -> Ready:
     network = build_network(setup.architecture.network, setup.dtype)
     if device != "meta":
         materialize(network, torch.device(device))
-    trained = attach_stock_lora(network, setup.rank, setup.targets or tuple(family.LORA_TARGETS))
+    assert isinstance(setup.adapter, LoRA), "the scripts train LoRA"
+    targets = setup.adapter.lora_target_modules or tuple(family.LORA_TARGETS)
+    trained = attach_stock_lora(network, setup.adapter.rank, targets)
     if setup.checkpointing:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
     policy = meta_backbone(setup.architecture, network)

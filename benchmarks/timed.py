@@ -24,7 +24,7 @@ def timed(
     rows: list[dict[str, Any]] = []
     for name in models:
         for setup in setups(ARCHITECTURES[name], sizes):
-            for stock in (False, True) if setup.adapter == "lora" else (False,):
+            for stock in (False, True) if setup.adapter.added else (False,):
                 for checkpointing in (False, True):
                     one = replace(setup, checkpointing=checkpointing)
                     rows += _rows(one, name, pairs, repeats, ceiling, stock=stock)
@@ -77,7 +77,7 @@ def _measure(ready: Ready, mode: str, pairs: int, repeats: int, *, stock: bool) 
     before = torch.cuda.memory_allocated()
     times = [milliseconds(step) for _ in range(repeats)]
     peak = torch.cuda.max_memory_allocated() - before
-    if ready.setup.adapter == "lora":
+    if ready.setup.adapter.added:
         peak += sum(p.numel() * p.element_size() for p in ready.parameters)
     with torch.no_grad(), ready.autocast() as region, region():
         ratio = compare(ready.policy, ready.reference, ready.probe(pairs, 2)).log_ratio

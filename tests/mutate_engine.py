@@ -11,6 +11,7 @@ import peft  # noqa: F401
 import transformers  # noqa: F401
 
 ENGINE, TRAINING, BACKBONES = "diffpref/engine", "diffpref/training", "diffpref/backbones"
+ADAPTERS = f"{BACKBONES}/adapters"
 TESTS = [f"tests/engine/test_{name}.py" for name in ("cuts", "modes", "plan", "costs")]
 TESTS += [f"tests/training/test_{name}.py" for name in ("stream", "chain_stream", "stored_reference", "lora_backend")]
 TESTS += [
@@ -68,8 +69,8 @@ MUTANTS = [
     (f"{ENGINE}/stored.py", "        if changed:", "        if False:"),
     (f"{ENGINE}/stored.py", '"mixed_precision": config.run.mixed_precision,', ""),
     (f"{ENGINE}/reference.py", "if row in missing]", "]"),
-    (f"{ENGINE}/streamed.py", "self._copy(out_to=None, in_from=self.policy)", "pass"),
-    (f"{BACKBONES}/reference.py", "isinstance(module, torch.nn.Linear | torch.nn.Conv2d)", "True"),
+    (f"{ADAPTERS}/streamed.py", "self._copy(out_to=None, in_from=self.policy)", "pass"),
+    (f"{ADAPTERS}/reference.py", "isinstance(module, torch.nn.Linear | torch.nn.Conv2d)", "True"),
     # the order of the data
     ("diffpref/data/chains.py", "in by_prompt.values() for", "in ([p] for p in range(len(self.pairs))) for"),
     ("diffpref/data/chains.py", 'f"{chain} {step}"', 'f"{chain}"'),
@@ -77,16 +78,16 @@ MUTANTS = [
     (f"{TRAINING}/stream.py", "if self._order[0] != epoch:", "if self._order[0] < 0:"),
     # precision
     (f"{TRAINING}/models.py", "accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)", "pass"),
-    (f"{TRAINING}/models.py", 'enabled=config.adapter.adapter == "full"', "enabled=True"),
-    (f"{TRAINING}/models.py", 'enabled=config.adapter.adapter == "full"', "enabled=False"),
+    (f"{TRAINING}/models.py", 'enabled=adapter.autocast', "enabled=True"),
+    (f"{TRAINING}/models.py", 'enabled=adapter.autocast', "enabled=False"),
     (f"{BACKBONES}/guidance.py", "torch.promote_types(found.dtype, torch.float32)", "found.dtype"),
-    (f"{BACKBONES}/fused_lora.py", "alpha=scale)", "alpha=1)"),
-    (f"{BACKBONES}/fused_lora.py", "of_b = of_b * ctx.scale", "pass"),
-    (f"{BACKBONES}/fused_lora.py", "of_h = of_h * ctx.scale", "pass"),
-    (f"{BACKBONES}/fused_lora.py", ".addmm_(of_h, down)", ""),
-    (f"{BACKBONES}/lora_layers.py", "copies = self.copied if self.copies.fresh else None", "copies = self.copied"),
-    (f"{BACKBONES}/lora_layers.py", "self.active_adapters != [name]", "False"),
-    (f"{BACKBONES}/lora_layers.py", "if self.disable_adapters or", "if"),
+    (f"{ADAPTERS}/fused_lora.py", "alpha=scale)", "alpha=1)"),
+    (f"{ADAPTERS}/fused_lora.py", "of_b = of_b * ctx.scale", "pass"),
+    (f"{ADAPTERS}/fused_lora.py", "of_h = of_h * ctx.scale", "pass"),
+    (f"{ADAPTERS}/fused_lora.py", ".addmm_(of_h, down)", ""),
+    (f"{ADAPTERS}/lora_layers.py", "copies = self.copied if self.copies.fresh else None", "copies = self.copied"),
+    (f"{ADAPTERS}/lora_layers.py", "self.active_adapters != [name]", "False"),
+    (f"{ADAPTERS}/lora_layers.py", "if self.disable_adapters or", "if"),
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import torch
 from benchmarks import cpu, peer
 from benchmarks.command import main
 from benchmarks.counted import Row, markdown, rows_of
+from diffpref.backbones.adapters import LoRA
 from diffpref.counting.architectures import SDXL, Architecture
 from diffpref.counting.counters import GIB
 from diffpref.counting.steps import MODES, Setup, count_step, make_ready
@@ -26,7 +27,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Architecture:
 
 @pytest.mark.slow
 def test_the_modes_beside_the_peer(small: Architecture) -> None:
-    setup = Setup(small, 256, rank=4, precision="no")
+    setup = Setup(small, 256, LoRA(rank=4), precision="no")
     found = rows_of(setup, [1, 3], [5])
     rows = {(row.step, row.groups): row for row in found if row.candidates == 2}
     assert set(rows) == {(step, n) for step in (*MODES, "peer: peft, joint") for n in (1, 3)}

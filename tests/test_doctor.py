@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffpref.backbones.lora import trainable
+from diffpref.backbones.adapters import LoRA, trainable
 from diffpref.cli import main
 from diffpref.counting import kept
 from diffpref.counting.kept import facts
@@ -36,7 +36,8 @@ def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def small(folder: Path, **changes: object):
     """A config on the small SDXL."""
-    values = {"pretrained_model_name_or_path": str(small_sdxl.save_pipeline(folder)), "resolution": 32, "rank": 4}
+    values = {"pretrained_model_name_or_path": str(small_sdxl.save_pipeline(folder)), "resolution": 32}
+    values |= {"rank": 4} if changes.get("adapter", "lora") == "lora" else {}
     return from_mapping({**values, "dataset_name": "none", **changes}, "the test")
 
 
@@ -95,8 +96,8 @@ def test_a_mode_holds_what_a_real_step_holds(tmp_path: Path) -> None:
     """The graph that the doctor counts on meta tensors, against the same step's saved tensors on the CPU."""
     config = small(tmp_path, train_batch_size=1)
     needs = needs_of(config)
+    from diffpref.backbones.adapters.lora import attach_lora
     from diffpref.backbones.attention.processors import install_attention
-    from diffpref.backbones.lora import attach_lora
     from diffpref.backbones.sdxl import LORA_TARGETS, SDXL
     from diffpref.counting.networks import path_of
     from diffpref.engine.memory import candidate_bytes
@@ -116,7 +117,7 @@ def test_a_mode_holds_what_a_real_step_holds(tmp_path: Path) -> None:
 
 def test_a_long_list_is_a_pair_and_scratches(tmp_path: Path) -> None:
     """What is scaled from a pair's count, against a count of the whole list."""
-    setup = Setup(read_architecture(small_sdxl.save_pipeline(tmp_path), "small"), 32, rank=4, precision="no")
+    setup = Setup(read_architecture(small_sdxl.save_pipeline(tmp_path), "small"), 32, LoRA(rank=4), precision="no")
     found = facts(setup, 1, 5)
     ready = make_ready(setup)
     for mode in ("joint", "deferred", "two-pass"):
@@ -188,4 +189,4 @@ def test_bad_input(arguments: list[str], text: str, capsys: pytest.CaptureFixtur
 def test_lora_of_edm_is_refused(tmp_path: Path) -> None:
     config = from_yaml(ROOT / "configs/tiny-edm/ddo.yaml")
     with pytest.raises(ValueError, match="trained as a whole"):
-        needs_of(replace(config, adapter=replace(config.adapter, adapter="lora")))
+        needs_of(replace(config, adapter=LoRA()))

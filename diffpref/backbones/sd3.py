@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffpref.backbones import Checkpoint, Encoder, Times, latents, unit_weight, weights_hash
-from diffpref.backbones.lora import lora_metadata, lora_state
+from diffpref.backbones.adapters.lora import lora_metadata, lora_state
 from diffpref.backbones.precision import as_weights
 from diffpref.path import GaussianPath, rectified_flow
 from diffpref.transition import FlowSDE

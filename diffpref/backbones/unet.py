@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from torch import Tensor
 
 from diffpref.backbones import Checkpoint, Times
-from diffpref.backbones.lora import lora_metadata, lora_state
+from diffpref.backbones.adapters.lora import lora_metadata, lora_state
 from diffpref.path import GaussianPath, variance_preserving
 
 STEPS = 1000

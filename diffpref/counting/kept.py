@@ -11,11 +11,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from diffpref.backbones.adapters import ADAPTERS
 from diffpref.counting.steps import Count, Ready, Setup, count_step, graph_bytes, make_ready
 from diffpref.files import atomic
 from diffpref.files.store import content_key
 from diffpref.run.environment import versions
+from diffpref.settings.axis import Axis
 
+ADAPTER = Axis("adapter", ADAPTERS)
 SHIPPED = Path(__file__).parent / "counts.json"
 
 
@@ -85,7 +88,7 @@ def count(setup: Setup, what: str, *size: int) -> dict[str, Any]:
     if what == "size":
         trained = sum(p.numel() for p in ready.parameters)
         total = sum(p.numel() for p in ready.network.parameters())
-        return {"parameters": total - (trained if setup.adapter == "lora" else 0), "trained": trained}
+        return {"parameters": total - (trained if setup.adapter.added else 0), "trained": trained}
     groups, k = size
     return dataclasses.asdict(count_step(ready, what, groups=groups, k=k))
 
@@ -94,6 +97,8 @@ def key_of(setup: Setup, what: str, *size: int) -> str:
     """The name of a count: equal for setups that cost the same."""
     # The last is part of the names of the counts that came with the package.
     described: dict[str, Any] = {**dataclasses.asdict(setup), "stock": False}
+    kind = {"rank": 0, "lora_target_modules": [], **setup.adapter.identity()}
+    described |= {"adapter": ADAPTER.name_of(type(setup.adapter)), "targets": kind.pop("lora_target_modules"), **kind}
     # The name and the encoders change nothing.
     described["architecture"] = [setup.architecture.pipeline, dict(setup.architecture.network)]
     described["text_tokens"] = setup.text_tokens or setup.architecture.text_lengths

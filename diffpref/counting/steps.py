@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffpref.backbones.adapters import Adapter, LoRA, trainable
 from diffpref.backbones.attention.processors import install_attention
 from diffpref.backbones.guidance import guided
-from diffpref.backbones.lora import attach_lora, trainable
-from diffpref.backbones.reference import AdapterOff, frozen_copy
 from diffpref.counting.architectures import Architecture
 from diffpref.counting.counters import Usage
 from diffpref.counting.meta import Region, as_on_a_gpu, autocast
@@ -21,10 +20,10 @@ from diffpref.engine.reference import ReferencePass
 from diffpref.engine.rows import Block, Part, chunks
 from diffpref.errors import model_error
 from diffpref.objectives import DPO, RankDPO
+from diffpref.run.precision import PRECISIONS
 from diffpref.types import Backbone, Objective, Probe
 
 MODES = ("joint", "deferred", "two-pass")
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BETA = 5000.0
 
 
@@ -34,9 +33,8 @@ class Setup:
 
     architecture: Architecture
     resolution: int
-    adapter: str = "lora"
-    rank: int = 64
-    targets: tuple[str, ...] = ()
+    adapter: Adapter = LoRA()
+    """As its `counted` gives it."""
     checkpointing: bool = False
     precision: str = "bf16"
     text_tokens: int | None = None
@@ -46,12 +44,12 @@ class Setup:
     @property
     def dtype(self) -> torch.dtype:
         """What the network computes in."""
-        return DTYPES[self.precision]
+        return PRECISIONS[self.precision]
 
     @property
     def autocast(self) -> bool:
         """Whether autocast is on: over float32 weights."""
-        return self.precision != "no" and self.adapter == "full"
+        return self.precision != "no" and self.adapter.autocast
 
 
 @dataclass(frozen=True)
@@ -108,25 +106,21 @@ def make_ready(setup: Setup, device: str = "meta") -> Ready:
         ValueError: a network that no backbone trains, or LoRA where there is none.
     """
     family = family_of(setup.architecture)
-    lora = setup.adapter == "lora"
-    targets = setup.targets or tuple(family.LORA_TARGETS)
-    if lora and not targets:
-        raise ValueError(f"{setup.architecture.name} is trained as a whole, without LoRA: set adapter: full.")
-    network = build_network(setup.architecture.network, setup.dtype if lora else torch.float32)
+    adapter = setup.adapter
+    adapter.check(family, setup.architecture.name)
+    network = build_network(setup.architecture.network, adapter.base_dtype(setup.dtype))
     if device != "meta":
         materialize(network, torch.device(device))
     install_attention(network, "auto", setup.dtype)
-    if not lora:
-        copied = frozen_copy(network, setup.dtype)
+    copied = adapter.copy(network, setup.dtype)
+    if copied is not None:
         install_attention(copied, "auto", setup.dtype)
-        reference = meta_backbone(setup.architecture, copied)
-    else:
-        attach_lora(network, setup.rank, targets, seed=0)
+    adapter.attach(network, family, seed=0)
     if setup.checkpointing:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
     policy = meta_backbone(setup.architecture, network)
-    if lora:
-        reference = AdapterOff(policy, network)
+    plain = adapter.reference(policy, network)
+    reference = plain if copied is None else meta_backbone(setup.architecture, copied)
     shape = shape_of(setup.architecture, setup.resolution, setup.text_tokens)
     if setup.guidance != 1:
         prompts = {name: size for name, size in shape.cond.items() if name != "time_ids"}
@@ -199,7 +193,7 @@ def counted(ready: Ready, step: Callable[[Region], None], held: Sequence[Tensor]
         parameter.grad = None
     usage = Usage()
     usage.hold(held)
-    if ready.setup.adapter == "lora":
+    if ready.setup.adapter.added:
         usage.hold(ready.parameters)
     with as_on_a_gpu(), usage, ready.autocast() as region:
         step(region)

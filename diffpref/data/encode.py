@@ -11,7 +11,8 @@ from torch import Tensor
 
 from diffpref.backbones import Encoder
 from diffpref.data.rows import Picture, Preferences, decode
-from diffpref.files.store import TensorStore, content_key, require_space, to_dtype
+from diffpref.files.store import TensorStore, content_key, require_space
+from diffpref.run.precision import DTYPES
 from diffpref.types import Candidates, Cond
 
 
@@ -140,7 +141,7 @@ def encode_preferences(
             pictures.append(square.flip(-1) if mirror else square)
         # The draw from the autoencoder's posterior belongs to the picture, not to the run.
         draws = [torch.Generator().manual_seed(int(key[:15], 16)) for key, _ in batch]
-        latents = encoder.encode_pictures(torch.stack(pictures), draws).to(to_dtype(dtype))
+        latents = encoder.encode_pictures(torch.stack(pictures), draws).to(DTYPES[dtype])
         if done == 0:
             one = latents[0].numel() * latents.element_size()
             require_space(store.folder, 2 * one * len(mine), "the latent cache")
@@ -170,4 +171,4 @@ def encode_prompts(texts: dict[str, str], encoder: Encoder, store: TensorStore, 
 
 def _compact(value: Tensor, dtype: str) -> Tensor:
     """The tensor in the cache's dtype; integers, which are labels, stay as they are: bfloat16 has no 999."""
-    return value.to(to_dtype(dtype)) if value.is_floating_point() else value
+    return value.to(DTYPES[dtype]) if value.is_floating_point() else value

@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 from diffpref.counting.kept import Facts, facts
 from diffpref.counting.steps import MODES, Setup
 from diffpref.doctor.architecture import architecture_of, text_tokens
-from diffpref.engine.build import STATES, sizes
+from diffpref.engine.build import sizes
 from diffpref.engine.memory import GIB, KEPT_FREE
 from diffpref.engine.plan import TRANSIENT, Plan, Work, choose
+from diffpref.run.precision import PRECISIONS
 from diffpref.sources.dataset import candidates_of
 from diffpref.training.config import TrainConfig
 
 LIST = 4
 """Pictures of a list where only the data knows; RankDPO's paper has 4."""
-HALF = {"no": 4, "fp16": 2, "bf16": 2}
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,7 @@ def setup_of(config: TrainConfig) -> Setup:
     return Setup(
         architecture,
         config.data.resolution,
-        config.adapter.adapter,
-        config.adapter.rank if config.adapter.adapter == "lora" else 0,
-        config.adapter.lora_target_modules,
+        config.adapter.counted(),
         precision=config.run.mixed_precision,
         text_tokens=text_tokens(config, architecture),
         guidance=config.probe.traits.guidance,
@@ -94,10 +92,9 @@ def needs_of(config: TrainConfig) -> Needs:
     found = {
         checkpointing: facts(replace(setup, checkpointing=checkpointing), groups, k) for checkpointing in (False, True)
     }
-    plain, lora = found[False], config.adapter.adapter == "lora"
-    size = HALF[config.run.mixed_precision]
-    resident = config.engine.reference_memory == "resident"
-    kept = (plain.trained if lora else 0) * 4
+    plain, adapter = found[False], config.adapter
+    precision = PRECISIONS[config.run.mixed_precision]
+    kept = (plain.trained if adapter.added else 0) * 4
     modes = tuple(
         _mode(name, checkpointing, found[checkpointing], groups, k, kept) for checkpointing in found for name in MODES
     )
@@ -110,15 +107,14 @@ def needs_of(config: TrainConfig) -> Needs:
         accumulation=1 if alone else config.optimization.gradient_accumulation_steps,
         parameters=plain.parameters,
         trained=plain.trained,
-        # All weights are trained in float32; a base under LoRA is held as it computes.
-        weights=plain.parameters * (size if lora else 4),
+        weights=plain.parameters * adapter.base_dtype(precision).itemsize,
         adapter=kept,
-        reference=0 if lora or not resident else plain.parameters * size,
+        reference=adapter.reference_bytes(plain.parameters, precision),
         gradients=plain.trained * 4,
-        optimizer=plain.trained * STATES[config.optimization.optimizer],
-        ema=plain.trained * 4 if config.adapter.use_ema else 0,
+        optimizer=plain.trained * config.optimizer.state_bytes,
+        ema=plain.trained * 4 if config.average.use_ema else 0,
         modes=modes,
-        work=Work(plain.candidate, found[True].candidate, plain.trained * 4, groups, k, lora, batch=alone),
+        work=Work(plain.candidate, found[True].candidate, plain.trained * 4, groups, k, adapter.added, batch=alone),
         inversion=_inversion(config),
     )
 

@@ -10,8 +10,8 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 
 from diffpref.backbones import Family
+from diffpref.backbones.adapters import Streamed, trainable
 from diffpref.backbones.guidance import guided
-from diffpref.backbones.lora import trainable
 from diffpref.engine.head import coefficients, separable
 from diffpref.engine.independence import check_independent, draws_masks, mixing_module
 from diffpref.engine.memory import GIB, KEPT_FREE, candidate_bytes, free_bytes, is_checkpointing
@@ -20,14 +20,11 @@ from diffpref.engine.plan import Plan, Work, choose, need
 from diffpref.engine.reference import ReferencePass
 from diffpref.engine.step import Engine
 from diffpref.engine.stored import StoredErrors
-from diffpref.engine.streamed import StreamedReference
 from diffpref.probes import AnyBatch, Stage, StepBatch
 from diffpref.training.config import LossEngine, TrainConfig
 from diffpref.training.models import Models
 from diffpref.types import Backbone, Cond, Errors, Objective, Probe
 
-STATES = {"adamw": 8, "adamw_8bit": 2, "adafactor": 0}
-"""Bytes of optimizer state for each trained weight; adafactor's are sums over rows and columns."""
 FIRST_BATCH = 8
 """Candidates of one forward of two-pass's losses: it holds no graph, and a GPU is not full with fewer."""
 REPLICATED = (
@@ -74,8 +71,8 @@ def make_plan(
         candidate, checkpointed = _measure(policy, network, probe)
     cut = mixing_module(network) is None and accelerator.distributed_type in REPLICATED
     sets, size, alone = sizes(config, b, k)
-    work = Work(candidate, checkpointed, 4 * count, sets, size, config.adapter.adapter == "lora", cut, alone)
-    budget = _budget(settings, accelerator, count * (4 + STATES[config.optimization.optimizer]))
+    work = Work(candidate, checkpointed, 4 * count, sets, size, config.adapter.added, cut, alone)
+    budget = _budget(settings, accelerator, count * (4 + config.optimizer.state_bytes))
     on = is_checkpointing(network)
     plan = choose(work, mode=mode, micro_batch=settings.micro_batch, checkpointing=on, budget=budget)
     if mode == "auto" and kept is not None:
@@ -138,14 +135,6 @@ def _budget(settings: LossEngine, accelerator: Accelerator, later: int) -> int:
     return max(int(float(everyone.min()) * GIB), 0)
 
 
-def build_reference(config: TrainConfig, family: Family, models: Models) -> tuple[Models, StreamedReference | None]:
-    """The models, and what puts the reference's weights in place where they are streamed; before any weight moves."""
-    if config.engine.reference_memory == "resident":
-        return models, None
-    streamed = StreamedReference(models.network)
-    return replace(models, reference=family.backbone(models.network, models.path)), streamed
-
-
 def build_engine(
     config: TrainConfig,
     family: Family,
@@ -155,7 +144,7 @@ def build_engine(
     *,
     empty: Cond,
     identity: str,
-    streamed: StreamedReference | None,
+    streamed: Streamed | None,
     stored: StoredErrors | None,
     scores: Tensor,
 ) -> Engine:

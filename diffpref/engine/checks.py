@@ -16,15 +16,7 @@ def check_engine(config: TrainConfig) -> None:
             f"micro_batch is for loss_mode deferred and two-pass, got {engine.micro_batch} with joint, whose graph is "
             "a whole batch: leave it out, or lower train_batch_size."
         )
-    if engine.reference_memory == "streamed" and config.adapter.adapter == "lora":
-        raise ValueError(
-            "reference_memory: streamed is for adapter: full; with LoRA the reference is the network itself with its "
-            "adapters off and takes no memory: leave it out."
-        )
-    if engine.reference_memory == "streamed" and config.probe.traits.runs_policy:
-        raise ValueError(
-            "reference_memory: streamed has the reference's weights in the policy's place while a batch is inverted, "
-            "so that the policy cannot invert it: set inversion_model: reference."
-        )
+    if config.probe.traits.runs_policy:
+        config.adapter.check_policy_inverts()
     if engine.stored_reference:
         config.probe.check_stored(engine.stored_reference)

@@ -14,6 +14,7 @@ from diffpref.path import GaussianPath
 from diffpref.probes import AnyBatch
 from diffpref.training.config import TrainConfig
 from diffpref.training.models import Models, checkpoint_of
+from diffpref.training.settings import to_mapping
 
 HOW = "how.json"
 """The file that says how the errors beside it were computed."""
@@ -58,12 +59,12 @@ def what_is_compared(config: TrainConfig, family: Family, models: Models) -> dic
 
 def how_it_is_computed(config: TrainConfig, models: Models, device: torch.device) -> dict[str, object]:
     """What must be as it was for kept errors to stand for the reference's: its weights, and all that rounds them."""
-    processors = getattr(models.network, "attn_processors", {}).values()
+    flat, processors = to_mapping(config), getattr(models.network, "attn_processors", {}).values()
     attention = sorted({f"{type(p).__name__} {getattr(p, 'backend', '')}".strip() for p in processors})
     return {
         "weights": models.base_hash,
-        "adapter": config.adapter.adapter,
-        "reference_memory": config.engine.reference_memory,
+        "adapter": flat["adapter"],
+        "reference_memory": flat.get("reference_memory", "resident"),
         "mixed_precision": config.run.mixed_precision,
         "allow_tf32": config.run.allow_tf32,
         "attention": ", ".join(attention),

@@ -109,8 +109,3 @@ class TensorStore:
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The keys that are not there, each once, in their first order."""
         return [key for key in dict.fromkeys(keys) if key not in self]
-
-
-def to_dtype(name: str) -> torch.dtype:
-    """The torch dtype of a config's name."""
-    return {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}[name]

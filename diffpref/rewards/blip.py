@@ -14,8 +14,9 @@ from torch import Tensor
 
 from diffpref.rewards.blip_model import Recipe, read_model
 from diffpref.rewards.checkpoint import sha256, versions
-from diffpref.rewards.clip_pairs import DTYPES, Dtype
+from diffpref.rewards.clip_pairs import Dtype
 from diffpref.rewards.vision import in_batches, normalise, torchvision_square, unique
+from diffpref.run.precision import DTYPES
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer

@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from diffpref.rewards.checkpoint import load_strictly, local_file, read_tensors, sha256, versions
-from diffpref.rewards.clip_pairs import DTYPES, Dtype
+from diffpref.rewards.clip_pairs import Dtype
 from diffpref.rewards.vision import CLIP_MEAN, CLIP_STD, normalise, torchvision_square
+from diffpref.run.precision import DTYPES
 from diffpref.settings.typed import nearest
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 Axes: n pairs, d the joint space.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -15,11 +15,6 @@ from diffpref.rewards.vision import in_batches, unique
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 """What the towers compute in; whatever comes after them is float32."""
-DTYPES: Mapping[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 @runtime_checkable

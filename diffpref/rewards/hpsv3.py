@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diffpref.rewards.checkpoint import check_keys, read_tensors, sha256, versions
-from diffpref.rewards.clip_pairs import DTYPES, Dtype, check_batch_size
+from diffpref.rewards.clip_pairs import Dtype, check_batch_size
 from diffpref.rewards.qwen import (
     LIBRARIES,
     inputs,
@@ -26,6 +26,7 @@ from diffpref.rewards.qwen import (
     weights_file,
 )
 from diffpref.rewards.vision import in_batches
+from diffpref.run.precision import DTYPES
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin, Qwen2VLModel

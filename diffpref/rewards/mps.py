@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from diffpref.rewards.checkpoint import check_keys, hub_file, local_file, read_tensors, sha256, versions
 from diffpref.rewards.clip_hf import LAION_H, load_config, load_processor
-from diffpref.rewards.clip_pairs import DTYPES, Dtype, check_batch_size, directions
+from diffpref.rewards.clip_pairs import Dtype, check_batch_size, directions
 from diffpref.rewards.mps_cross import HEAD, CrossModel, rotary_angles
 from diffpref.rewards.vision import in_batches, unique
+from diffpref.run.precision import DTYPES
 
 if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPModel

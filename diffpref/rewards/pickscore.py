@@ -15,7 +15,8 @@ from torch import Tensor
 
 from diffpref.rewards.checkpoint import sha256, versions
 from diffpref.rewards.clip_hf import LAION_H, Processor, load_config, load_model, load_processor
-from diffpref.rewards.clip_pairs import DTYPES, Dtype, check_batch_size, cosines
+from diffpref.rewards.clip_pairs import Dtype, check_batch_size, cosines
+from diffpref.run.precision import DTYPES
 
 if TYPE_CHECKING:
     from transformers import CLIPModel

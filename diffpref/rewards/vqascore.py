@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from diffpref.rewards.checkpoint import sha256, versions, weight_files
-from diffpref.rewards.clip_pairs import DTYPES, Dtype, check_batch_size
+from diffpref.rewards.clip_pairs import Dtype, check_batch_size
 from diffpref.rewards.qwen import LIBRARIES, inputs, load_processor, refuse_special_tokens, resized
 from diffpref.rewards.vision import in_batches
+from diffpref.run.precision import DTYPES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin

@@ -10,17 +10,25 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffpref.backbones.lora import load_lora_state, lora_state
 from diffpref.files import atomic
 
 WEIGHTS = "weights.safetensors"
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """What knows which of a network's tensors are trained."""
+
+    def state(self, network: torch.nn.Module) -> dict[str, Tensor]: ...
+
+    def load(self, network: torch.nn.Module, state: Mapping[str, Tensor]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -28,22 +36,9 @@ class State:
     """The moving parts of a run. `parts` have state_dict and load_state_dict: optimizer, schedule, gradient scaler."""
 
     network: torch.nn.Module
-    adapter: str
+    adapter: Adapter
     parts: Mapping[str, Any]
     ema: EMAModel | None
-
-
-def weights(network: torch.nn.Module, adapter: str) -> dict[str, Tensor]:
-    """The trained tensors by name: the adapter's, or all."""
-    return lora_state(network) if adapter == "lora" else network.state_dict()
-
-
-def load_weights(network: torch.nn.Module, adapter: str, state: dict[str, Tensor]) -> None:
-    """Put trained tensors back."""
-    if adapter == "lora":
-        load_lora_state(network, state)
-    else:
-        network.load_state_dict(state)
 
 
 def save_checkpoint(
@@ -62,7 +57,7 @@ def save_checkpoint(
     """
     path = folder / f"checkpoint-{step}"
     with atomic.new_folder(path) as new:
-        tensors = {name: tensor.contiguous() for name, tensor in weights(state.network, state.adapter).items()}
+        tensors = {name: tensor.contiguous() for name, tensor in state.adapter.state(state.network).items()}
         save_file(tensors, new / WEIGHTS)
         parts = {name: part.state_dict() for name, part in state.parts.items()}
         ema = state.ema.state_dict() if state.ema else None
@@ -119,7 +114,7 @@ def load_checkpoint(path: Path, state: State) -> tuple[int, dict[str, Any]]:
         saved = torch.load(path / "trainer_state.pt", map_location="cpu", weights_only=True)
     except Exception as problem:
         raise ValueError(f"{path} cannot be read ({problem}). Resume from an earlier checkpoint.") from problem
-    load_weights(state.network, state.adapter, tensors)
+    state.adapter.load(state.network, tensors)
     for name, part in state.parts.items():
         part.load_state_dict(saved["parts"][name])
     if state.ema is not None:

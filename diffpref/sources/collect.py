@@ -11,11 +11,13 @@ from diffpref.backbones import Encoder, Family
 from diffpref.backbones.guidance import guided
 from diffpref.data.encode import encode_prompts
 from diffpref.files import atomic
-from diffpref.files.store import TensorStore, content_key, to_dtype
+from diffpref.files.store import TensorStore, content_key
+from diffpref.run.precision import DTYPES
 from diffpref.run.randomness import generator
 from diffpref.sources.dataset import encode_fixed
 from diffpref.training.config import TrainConfig
-from diffpref.training.models import accelerator_of, build_models, checkpoint_of, free_memory
+from diffpref.training.models import accelerator_of, build_models, checkpoint_of, computing_of, free_memory
+from diffpref.training.settings import to_mapping
 from diffpref.transition import finish, sample_chain
 from diffpref.types import Cond
 
@@ -44,7 +46,7 @@ def collect(
 
     Everything is kept in `folder`: what is there is not sampled again. A chain's noise follows from the run's seed, its
     prompt's place and its own, so that a resumed collection gives what an undisturbed one does."""
-    accelerator = accelerator_of(config)
+    accelerator = accelerator_of(config.run, config.adapter)
     rounds, device = config.rounds, accelerator.device
     store = TensorStore(folder / "chains")
     encoder: Encoder = family.load_encoder(checkpoint_of(config), device)
@@ -56,11 +58,19 @@ def collect(
     del encoder
     free_memory()
 
-    models = build_models(config, family, accelerator)
+    models = build_models(
+        family,
+        checkpoint_of(config),
+        config.adapter,
+        accelerator,
+        computing=computing_of(config.run),
+        seed=config.run.seed,
+        weights=config.model.network_weights,
+    )
     models.network.eval()
     policy = guided(models.policy, config.probe.traits.guidance, empty)
     times = family.chain_times(models.path, rounds.chain_steps).to(device)
-    weights = f"{models.base_hash} {config.adapter.adapter_weights} {config.probe.traits.guidance}"
+    weights = f"{models.base_hash} {to_mapping(config).get('adapter_weights')} {config.probe.traits.guidance}"
     each = range(rounds.chains_per_prompt)
     keys = [
         [content_key(prompt, weights, repr((config.run.seed, place, chain, times.tolist()))) for chain in each]
@@ -91,7 +101,7 @@ def collect(
         for row, place in enumerate(part):
             for number in each:
                 at = row * len(each) + number
-                latents = chain.latents[:, at].to(to_dtype(config.data.cache_dtype))
+                latents = chain.latents[:, at].to(DTYPES[config.data.cache_dtype])
                 store.add(keys[place][number], {"latents": latents, "log_density": chain.log_density[:, at].float()})
                 pictures[place][number].parent.mkdir(parents=True, exist_ok=True)
                 atomic.save_picture(pictures[place][number], drawn[at])

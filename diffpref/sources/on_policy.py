@@ -24,7 +24,7 @@ from diffpref.sources.progress import claim, round_settings
 from diffpref.training import prepare
 from diffpref.training.config import TrainConfig
 from diffpref.training.loop import train
-from diffpref.training.models import LORA_FILE, checkpoint_of
+from diffpref.training.models import checkpoint_of
 
 PERSON = "person"
 
@@ -122,9 +122,8 @@ def _settings_of(config: TrainConfig, number: int) -> TrainConfig:
     config = round_settings(config, number)
     if number == 1:
         return config
-    if config.adapter.adapter == "lora":
-        return replace(config, adapter=replace(config.adapter, adapter_weights=last / LORA_FILE))
-    return replace(config, model=replace(config.model, network_weights=last))
+    adapter, weights = config.adapter.continued(last, config.model.network_weights)
+    return replace(config, adapter=adapter, model=replace(config.model, network_weights=weights))
 
 
 def label(collection: Collection, folder: Path, by: str, say: Callable[[str], None]) -> list[ChainPair]:

@@ -21,7 +21,8 @@ from diffpref.data.images import read_pictures
 from diffpref.data.rows import Preferences
 from diffpref.evaluate.measure import find_measure
 from diffpref.files import atomic
-from diffpref.files.store import TensorStore, content_key, to_dtype
+from diffpref.files.store import TensorStore, content_key
+from diffpref.run.precision import DTYPES
 from diffpref.run.randomness import generator
 from diffpref.sources.dataset import Encoded, encode_fixed
 from diffpref.sources.progress import claim, round_settings
@@ -29,7 +30,6 @@ from diffpref.training import prepare
 from diffpref.training.config import TrainConfig
 from diffpref.training.loop import train
 from diffpref.training.models import checkpoint_of, free_memory, load_base
-from diffpref.training.output import save_weights
 
 SAMPLE_BATCH = 64
 
@@ -113,7 +113,7 @@ def _check(config: TrainConfig) -> None:
                          "set random_flip: false.")  # fmt: skip
     if rounds.rounds < 1:
         raise ValueError(f"rounds must be 1 or above, got {rounds.rounds}.")
-    if rounds.rounds > 1 and config.adapter.adapter == "lora":
+    if rounds.rounds > 1 and config.adapter.added:
         raise ValueError(
             "each round of self-play replaces the reference, which LoRA cannot: set adapter: full, or rounds: 1."
         )
@@ -183,7 +183,9 @@ class Fakes:
         say: Callable[[str], None],
     ) -> list[Group]:
         checkpoint = checkpoint_of(config)
-        network = load_base(config, family, torch.float32).to(accelerator.device).eval()
+        network = (
+            load_base(family, checkpoint, config.model.network_weights, torch.float32).to(accelerator.device).eval()
+        )
         decoder = family.load_decoder(checkpoint, network, accelerator.device)
         steps, seed = config.validation.num_inference_steps, config.run.seed
         identity = (
@@ -210,7 +212,7 @@ class Fakes:
             draws = [generator(seed, "posterior", self.number, place) for place in part]
             latents = encoder.encode_pictures(torch.stack(squares), draws)
             for place, latent in zip(part, latents, strict=True):
-                store.add(keys[place], {"latent": latent.to(to_dtype(config.data.cache_dtype))})
+                store.add(keys[place], {"latent": latent.to(DTYPES[config.data.cache_dtype])})
             done = first + len(part)
             if done == len(mine) or done // SAMPLE_BATCH % 16 == 0:
                 store.flush()
@@ -269,7 +271,7 @@ class Watch:
         better = value < min(self.measures.values(), default=math.inf)
         if better:
             (self.folder / "best").mkdir(parents=True, exist_ok=True)
-            save_weights(self.folder / "best", family, network, config.adapter.adapter)
+            config.adapter.save(network, family, self.folder / "best")
         self.measures[str(step)] = value
         atomic.write_json(self.folder / "measures.json", self.measures)
         self.say(f"step {step}: {config.rounds.measure} {value:.4f}{' (best)' if better else ''}")

@@ -2,39 +2,17 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 
+from diffpref.backbones.adapters import Words
 from diffpref.report.grid import side_by_side
 from diffpref.training.report import read_pairs
 
 SHOWN, SIDE = 6, 320  # pairs in the picture, and their largest side in pixels
-
-LORA = """\
-import torch
-from diffusers import DiffusionPipeline
-
-folder = {folder}  # this folder, or its name on the hub
-device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
-pipe = DiffusionPipeline.from_pretrained({base_model}, torch_dtype=dtype).to(device)
-pipe.load_lora_weights(folder)
-image = pipe({prompt}).images[0]
-"""
-
-FULL = """\
-import torch
-from diffusers import AutoModel, DiffusionPipeline
-
-folder = {folder}  # this folder, or its name on the hub
-device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
-network = AutoModel.from_pretrained(folder, subfolder="{network}", torch_dtype=dtype)
-pipe = DiffusionPipeline.from_pretrained({base_model}, {network}=network, torch_dtype=dtype).to(device)
-image = pipe({prompt}).images[0]
-"""
 
 BODY = """\
 # {title}
@@ -67,7 +45,8 @@ def write_card(
     method: str,
     objective: Mapping[str, object],
     dataset: str,
-    adapter: Literal["lora", "full"],
+    adapter: str,
+    words: Words,
     prompt: str,
     versions: Mapping[str, str],
 ) -> None:
@@ -75,6 +54,8 @@ def write_card(
 
     Args:
         base_model: a name on the hub, or a folder; only a name on the hub goes into the metadata.
+        adapter: the choice by name.
+        words: what is said of a result of it.
         objective: the method's hyperparameters by name.
         dataset: a name on the hub, or a path.
         prompt: an example for the usage snippet.
@@ -84,18 +65,18 @@ def write_card(
         library_name="diffusers",
         pipeline_tag="text-to-image",
         base_model=base_model if _on_hub(base_model) else None,
-        base_model_relation={"lora": "adapter", "full": "finetune"}[adapter] if _on_hub(base_model) else None,
+        base_model_relation=words.relation if _on_hub(base_model) else None,
         datasets=[dataset] if _on_hub(dataset) else None,
-        tags=_tags(method, adapter),
+        tags=_tags(method, words.tags),
     )
     settings = {"method": method, "data": dataset, "adapter": adapter, **objective}
     network = "transformer" if (run / "transformer").is_dir() else "unet"
-    usage = {"lora": LORA, "full": FULL}[adapter].format(
+    usage = words.usage.format(
         folder=_quote(run.resolve().name), base_model=_quote(base_model), prompt=_quote(prompt), network=network
     )
     body = BODY.format(
         title=run.resolve().name,
-        what={"lora": "A LoRA for", "full": "A fine-tune of"}[adapter],
+        what=words.what,
         base_model=base_model,
         method=method,
         pictures=_pictures(run / "samples"),
@@ -126,11 +107,11 @@ def _small(path: Path) -> Image.Image:
     return picture
 
 
-def _tags(method: str, adapter: str) -> list[str]:
+def _tags(method: str, more: Sequence[str]) -> list[str]:
     """The hub's search tags, without repetition."""
     name = re.sub(r"[^a-z0-9]+", "-", method.lower()).strip("-")
     found = ["text-to-image", "diffusers", "diffusers-training", "diffpref", name]
-    found += ["dpo"] * ("dpo" in name) + ["lora"] * (adapter == "lora")
+    found += ["dpo"] * ("dpo" in name) + [*more]
     return list(dict.fromkeys(found))
 
 

@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from annotated_types import Ge, Gt, Lt
+
 from diffpref.backbones import Times
+from diffpref.backbones.adapters import ADAPTERS, Adapter, LoRA
 from diffpref.objectives import DPO, OBJECTIVES
 from diffpref.probes import PROBES, Forward, ProbeChoice
 from diffpref.settings.axis import Axis
+from diffpref.training.optimizers import OPTIMIZERS, AdamW, Optimizer
 from diffpref.types import Objective
 
 
@@ -94,46 +98,31 @@ class Rounds:
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """What is trained."""
+class Average:
+    """The average of the trained weights over the steps."""
 
-    adapter: Literal["lora", "full"] = "lora"
-    """LoRA, or all weights of the network (which needs a second copy as the reference)."""
-    rank: int = 64
-    """Rank of the LoRA matrices; alpha equals it, so the effective scale is 1."""
-    lora_target_modules: tuple[str, ...] = ()
-    """Names of the layers that get LoRA; by default the attention projections of the backbone."""
-    lora_backend: Literal["fused", "peft"] = "fused"
-    """Who computes the LoRA layers: one operation each, in the base's precision, or peft. The files are the same."""
-    adapter_weights: Path | None = None
-    """Start from this LoRA: a pytorch_lora_weights.safetensors of a run with the same rank and layers."""
     use_ema: bool = False
     """Keep an exponential moving average of the trained weights; samples and the output are the average's."""
-    ema_decay: float = 0.999
+    ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.999
     """Share of the old average that each training step keeps, in [0, 1)."""
 
 
 @dataclass(frozen=True)
 class Optimization:
-    """Optimizer and schedule."""
+    """The rate, its schedule and the batch, whatever the optimizer."""
 
-    learning_rate: float = 1e-5
+    learning_rate: Annotated[float, Gt(0)] = 1e-5
     scale_lr: bool = False
     """Multiply the learning rate by the effective batch, as the published launchers do."""
-    optimizer: Literal["adamw", "adamw_8bit", "adafactor"] = "adamw"
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_weight_decay: float = 1e-2
-    adam_epsilon: float = 1e-8
-    max_grad_norm: float = 1.0
+    max_grad_norm: Annotated[float, Gt(0)] = 1.0
     lr_scheduler: Literal[
         "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
     ] = "constant_with_warmup"
-    lr_warmup_steps: int = 0
-    max_train_steps: int = 2000
-    train_batch_size: int = 1
+    lr_warmup_steps: Annotated[int, Ge(0)] = 0
+    max_train_steps: Annotated[int, Gt(0)] = 2000
+    train_batch_size: Annotated[int, Gt(0)] = 1
     """Groups of one forward pass, for each process."""
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: Annotated[int, Gt(0)] = 1
 
 
 @dataclass(frozen=True)
@@ -180,9 +169,6 @@ class LossEngine:
     reference_batch: int = 0
     """Pictures of one forward pass of the reference. 0 takes the policy's, with which an untrained policy equals the
     reference to the last bit; 8 or 16 fill a GPU better, at a rounding of their own."""
-    reference_memory: Literal["resident", "streamed"] = "resident"
-    """Full fine-tuning: keep the reference's weights beside the policy's, or in the machine's memory, from where they
-    take the policy's place once in each step."""
     stored_reference: int = 0
     """Keep the reference's errors of this many draws of t and noise for each group, and use the draws in turn; an epoch
     after these runs the reference no more, nor does another run with the same cache_dir. 0 draws anew at every step."""
@@ -210,7 +196,9 @@ class TrainConfig:
     probe: Annotated[ProbeChoice, Axis("probe", PROBES)] = field(default_factory=Forward)
     times: Times = field(default_factory=Times)
     rounds: Rounds = field(default_factory=Rounds)
-    adapter: Adapter = field(default_factory=Adapter)
+    adapter: Annotated[Adapter, Axis("adapter", ADAPTERS)] = field(default_factory=LoRA)
+    average: Average = field(default_factory=Average)
+    optimizer: Annotated[Optimizer, Axis("optimizer", OPTIMIZERS)] = field(default_factory=AdamW)
     optimization: Optimization = field(default_factory=Optimization)
     run: Run = field(default_factory=Run)
     engine: LossEngine = field(default_factory=LossEngine)

@@ -16,7 +16,7 @@ from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
 from diffpref.backbones import find_family
-from diffpref.backbones.lora import trainable
+from diffpref.backbones.adapters import trainable
 from diffpref.engine import build
 from diffpref.engine.checks import check_engine
 from diffpref.engine.plan import PLAN, read_plan
@@ -29,11 +29,11 @@ from diffpref.sources.dataset import Rows, Source, candidates_of, read_rows
 from diffpref.training import prepare
 from diffpref.training.config import TrainConfig
 from diffpref.training.health import CollapseAlarm, pair_table, saturation, summarize
-from diffpref.training.models import accelerator_of, build_models, checkpoint_of
-from diffpref.training.optimizer import build_optimizer, build_schedule, effective_rate
+from diffpref.training.models import accelerator_of, build_models, checkpoint_of, computing_of
 from diffpref.training.output import save_output
 from diffpref.training.report import write_report
 from diffpref.training.samples import averaged, draw_samples
+from diffpref.training.schedule import build_schedule, effective_rate
 from diffpref.training.settings import to_mapping
 from diffpref.training.stream import Drawing, batches
 
@@ -62,17 +62,25 @@ def train(
     prepare.check_family(config, family)
     times = family.resolve_times(checkpoint_of(config), config.times)
     source = source or Rows(read_rows(config))
-    accelerator = accelerator_of(config, trackers)
+    accelerator = accelerator_of(run, config.adapter, trackers)
     main = accelerator.is_main_process
     say_once = say if main else lambda line: None
     if run.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
     say_once(source.summary())
     encoded = source.encode(config, family, accelerator, say_once)
-    models = build_models(config, family, accelerator)
+    models = build_models(
+        family,
+        checkpoint_of(config),
+        config.adapter,
+        accelerator,
+        computing=computing_of(run),
+        seed=run.seed,
+        weights=config.model.network_weights,
+    )
     for line in models.lines:
         say_once(line)
-    models, streamed = build.build_reference(config, family, models)
+    streamed = config.adapter.streamed(models.network)
     processes = accelerator.num_processes
     identity = prepare.identity(config, models, encoded.data, processes)
     if resume is not None:
@@ -113,15 +121,13 @@ def train(
     accelerator.wait_for_everyone()
 
     parameters = trainable(models.network)
-    optimizer = accelerator.prepare_optimizer(
-        build_optimizer(parameters, settings, effective_rate(settings, processes))
-    )
+    optimizer = accelerator.prepare_optimizer(config.optimizer.build(parameters, effective_rate(settings, processes)))
     schedule = build_schedule(optimizer, settings)
-    ema = EMAModel(parameters, decay=config.adapter.ema_decay) if config.adapter.use_ema else None
+    ema = EMAModel(parameters, decay=config.average.ema_decay) if config.average.use_ema else None
     parts = {"optimizer": optimizer, "schedule": schedule}
     if accelerator.scaler is not None:
         parts["scaler"] = accelerator.scaler
-    state = State(models.network, config.adapter.adapter, parts, ema)
+    state = State(models.network, config.adapter, parts, ema)
     alarm, tables, real_fake = CollapseAlarm(), [], candidates_of(config) == "real_fake"
     first = 0
     if resume is not None:

@@ -8,36 +8,26 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import AutocastKwargs, ProjectConfiguration, parse_flag_from_env
-from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from diffpref.backbones import Checkpoint, Family, weights_hash
+from diffpref.backbones.adapters import Adapter
 from diffpref.backbones.attention import Setting, require
 from diffpref.backbones.attention.processors import install_attention
 from diffpref.backbones.compiled import check_compiler, compile_blocks
-from diffpref.backbones.lora import attach_lora, load_lora_state
-from diffpref.backbones.reference import AdapterOff, frozen_copy
 from diffpref.path import GaussianPath
-from diffpref.training.config import TrainConfig
+from diffpref.run.precision import PRECISIONS
+from diffpref.training.config import Run, TrainConfig
 from diffpref.types import Backbone
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-
-def accelerator_of(config: TrainConfig, trackers: Sequence[str] = ()) -> Accelerator:
-    """accelerate with the run's precision and trackers.
-
-    Autocast is for weights that are kept in float32. Under LoRA the network has the run's precision already, as in a
-    pipeline that draws; autocast would only make its normalizations, which compute in float32 either way, write
-    float32 too: a fifth more memory and a third more launches."""
-    run = config.run
+def accelerator_of(run: Run, adapter: Adapter, trackers: Sequence[str] = ()) -> Accelerator:
+    """accelerate with the run's precision and trackers, and autocast where the adapter wants it."""
     return Accelerator(
         mixed_precision=run.mixed_precision,
         log_with=list(trackers) or None,  # type: ignore[arg-type]
         project_config=ProjectConfiguration(project_dir=str(run.output_dir), logging_dir=str(run.output_dir / "logs")),
-        kwargs_handlers=[AutocastKwargs(enabled=config.adapter.adapter == "full")],
+        kwargs_handlers=[AutocastKwargs(enabled=adapter.autocast)],
     )
 
 
@@ -64,22 +54,14 @@ def network_weights(folder: Path, family: Family) -> Path:
     )
 
 
-def adapter_state(file: Path, family: Family) -> dict[str, Tensor]:
-    """The tensors of a saved LoRA by peft's names; ValueError where the file cannot be read."""
-    file = file / LORA_FILE if file.is_dir() else file
-    try:
-        saved = load_file(file)
-    except (OSError, SafetensorError) as problem:
-        raise ValueError(f"adapter_weights {file} cannot be read ({problem}): name a {LORA_FILE}.") from None
-    prefix = f"{family.COMPONENT}."
-    return {name.removeprefix(prefix): tensor for name, tensor in saved.items()}
+def load_base(family: Family, checkpoint: Checkpoint, weights: Path | None, dtype: torch.dtype) -> torch.nn.Module:
+    """The network that training starts from, which is also the reference.
 
-
-def load_base(config: TrainConfig, family: Family, dtype: torch.dtype) -> torch.nn.Module:
-    """The network that training starts from, which is also the reference."""
-    network = family.load_network(checkpoint_of(config), dtype)
-    if config.model.network_weights is not None:
-        network.load_state_dict(load_file(network_weights(config.model.network_weights, family)))
+    Args:
+        weights: an output folder of another run, whose network takes the checkpoint's place."""
+    network = family.load_network(checkpoint, dtype)
+    if weights is not None:
+        network.load_state_dict(load_file(network_weights(weights, family)))
     return network
 
 
@@ -98,9 +80,8 @@ class Models:
     lines: tuple[str, ...] = ()
 
 
-def attention_setting(config: TrainConfig) -> Setting:
+def attention_setting(run: Run) -> Setting:
     """The attention backend that the settings ask for, by its own name or by that of the diffusers scripts."""
-    run = config.run
     if not run.enable_xformers_memory_efficient_attention:
         return run.attention
     if run.attention not in ("auto", "xformers"):
@@ -111,36 +92,59 @@ def attention_setting(config: TrainConfig) -> Setting:
     return "xformers"
 
 
-def check_machine(config: TrainConfig) -> None:
+def check_machine(run: Run) -> None:
     """Raise ValueError, with the reason, where the attention or the compiler that is asked for cannot run here."""
     cuda = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
     device = torch.device("cuda" if cuda else "cpu")
-    require(attention_setting(config), device, DTYPES[config.run.mixed_precision])
-    if config.run.compile_blocks:
+    require(attention_setting(run), device, PRECISIONS[run.mixed_precision])
+    if run.compile_blocks:
         check_compiler(device)
 
 
-def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) -> Models:
-    """The network with its adapter or as a whole, and the reference beside it."""
-    settings = config.adapter
-    dtype = DTYPES[config.run.mixed_precision]
-    lora = settings.adapter == "lora"
-    # All weights are trained in float32: an update at a usual learning rate is below half a step of bfloat16.
-    network = load_base(config, family, dtype if lora else torch.float32).to(accelerator.device)
+@dataclass(frozen=True)
+class Computing:
+    """How the networks of a run are computed, whatever they are."""
+
+    precision: torch.dtype = torch.float32
+    attention: Setting = "auto"
+    checkpointing: bool = False
+    compiled: bool = False
+
+
+def computing_of(run: Run) -> Computing:
+    """How the settings ask for networks to be computed."""
+    return Computing(
+        PRECISIONS[run.mixed_precision], attention_setting(run), run.gradient_checkpointing, run.compile_blocks
+    )
+
+
+def build_models(
+    family: Family,
+    checkpoint: Checkpoint,
+    adapter: Adapter,
+    accelerator: Accelerator,
+    *,
+    computing: Computing,
+    seed: int,
+    weights: Path | None = None,
+) -> Models:
+    """The network with its adapter or as a whole, and the reference beside it.
+
+    Args:
+        seed: of an adapter's first weights.
+        weights: an output folder of another run, whose network takes the checkpoint's place."""
+    dtype, attention = computing.precision, computing.attention
+    network = load_base(family, checkpoint, weights, adapter.base_dtype(dtype)).to(accelerator.device)
     base_hash = weights_hash(network)
-    path = family.load_path(checkpoint_of(config))
-    copied = None if lora else frozen_copy(network, dtype)
-    lines = [install_attention(network, attention_setting(config), dtype)]
+    path = family.load_path(checkpoint)
+    copied = adapter.copy(network, dtype)
+    lines = [install_attention(network, attention, dtype)]
     if copied is not None:
-        install_attention(copied, attention_setting(config), dtype)
-    if lora:
-        targets = settings.lora_target_modules or family.LORA_TARGETS
-        lines.append(attach_lora(network, settings.rank, targets, seed=config.run.seed, backend=settings.lora_backend))
-        if settings.adapter_weights is not None:
-            load_lora_state(network, adapter_state(settings.adapter_weights, family))
-    if config.run.gradient_checkpointing:
+        install_attention(copied, attention, dtype)
+    lines += adapter.attach(network, family, seed=seed)
+    if computing.checkpointing:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
-    if config.run.compile_blocks:
+    if computing.compiled:
         lines.append(compile_blocks(network))
         if copied is not None:
             compile_blocks(copied)
@@ -150,11 +154,11 @@ def build_models(config: TrainConfig, family: Family, accelerator: Accelerator) 
             module.p = 0.0
     network.train()
     prepared = accelerator.prepare_model(network)
-    if lora:
+    if not adapter.autocast:
         # As a stock pipeline calls it: without accelerate's autocast, and its casts of what is predicted.
         accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
-    policy = family.backbone(prepared, path)
-    reference = AdapterOff(family.backbone(network, path), network) if copied is None else family.backbone(copied, path)
+    policy, plain = family.backbone(prepared, path), family.backbone(network, path)
+    reference = adapter.reference(plain, network) if copied is None else family.backbone(copied, path)
     return Models(network, prepared, policy, reference, path, base_hash, tuple(lines))
 
 

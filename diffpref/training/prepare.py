@@ -16,12 +16,12 @@ from diffpref.probes import StepBatch
 from diffpref.run.checkpoint import find_checkpoint
 from diffpref.run.environment import describe
 from diffpref.run.trackers import check_trackers
+from diffpref.settings.bounds import check
 from diffpref.settings.record import fields_of
 from diffpref.sources.chains import EncodedChains
 from diffpref.sources.dataset import candidates_of
 from diffpref.training.config import TrainConfig
 from diffpref.training.models import Models, check_machine, network_weights
-from diffpref.training.optimizer import check_optimizer
 from diffpref.training.settings import to_mapping
 
 OUTPUTS = (
@@ -40,7 +40,8 @@ OUTPUTS = (
 
 def check_settings(config: TrainConfig) -> list[str]:
     """The trackers to use; raises ValueError for settings that cannot work, before anything is read."""
-    check_optimizer(config.optimization)
+    check(config)
+    config.optimizer.check()
     if not config.data.dataset_name:
         raise ValueError("dataset_name is empty: give a file, a folder or a data set on the hub.")
     if not 0 <= config.data.proportion_empty_prompts <= 1:
@@ -54,7 +55,6 @@ def check_settings(config: TrainConfig) -> list[str]:
             else f"probe: transition is for D3PO's chains; {name} compares pictures: set probe: forward or inversion."
         )
     counts = {
-        "rank": config.adapter.rank,
         "checkpointing_steps": config.run.checkpointing_steps,
         "checkpoints_total_limit": config.run.checkpoints_total_limit,
         "logging_steps": config.run.logging_steps,
@@ -65,9 +65,7 @@ def check_settings(config: TrainConfig) -> list[str]:
     for name, value in counts.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be 1 or above, got {value}.")
-    if not 0 <= config.adapter.ema_decay < 1:
-        raise ValueError(f"ema_decay must be in [0, 1), got {config.adapter.ema_decay}.")
-    check_machine(config)
+    check_machine(config.run)
     if config.run.mixed_precision == "fp16" and not torch.accelerator.is_available():
         raise ValueError("mixed_precision fp16 needs a GPU: use bf16 or no on this machine.")
     return check_trackers(config.run.report_to)
@@ -78,9 +76,7 @@ def check_family(config: TrainConfig, family: Family) -> None:
     side = family.SIDE
     if config.data.resolution < side or config.data.resolution % side:
         raise ValueError(f"resolution must be a multiple of {side}, got {config.data.resolution}.")
-    targets = config.adapter.lora_target_modules or family.LORA_TARGETS
-    if config.adapter.adapter == "lora" and not targets:
-        raise ValueError("this backbone is trained as a whole, without LoRA: set adapter: full.")
+    config.adapter.check(family)
     if config.model.network_weights is not None:
         network_weights(config.model.network_weights, family)
 
@@ -136,13 +132,14 @@ def identity(
     """What must be the same for a checkpoint to be continued exactly."""
     flat, batch = to_mapping(config), config.optimization
     keys = ("objective", *fields_of(config.objective))
-    keys += ("adapter", "rank", "lora_target_modules", "optimizer", "seed", "use_ema")
+    keys += ("adapter", "optimizer", "seed", "use_ema")
     keys += ("proportion_empty_prompts", "random_flip")
     keys += ("probe", *fields_of(config.probe), *fields_of(config.times))
     keys += ("stored_reference",)
     effective = batch.train_batch_size * batch.gradient_accumulation_steps * processes
     return {
         **{key: flat[key] for key in keys if key in flat},
+        **config.adapter.identity(),
         "base_model": models.base_hash,
         "data": data.fingerprint,
         "effective_batch": effective,

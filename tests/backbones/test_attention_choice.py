@@ -12,11 +12,12 @@ from accelerate.state import AcceleratorState
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from diffpref.backbones import Checkpoint, find_family
+from diffpref.backbones.adapters import ADAPTERS, Adapter
 from diffpref.backbones.attention import BACKENDS, KERNELS, attention_report, choice, order, require, why_not
 from diffpref.backbones.attention.processors import install_attention
 from diffpref.backbones.attention.xformers_wheel import load_xformers
 from diffpref.training.config import TrainConfig
-from diffpref.training.models import attention_setting, build_models, check_machine
+from diffpref.training.models import Computing, attention_setting, build_models, check_machine
 from diffpref.training.prepare import check_settings
 from diffpref.training.settings import from_mapping
 from tests.backbones.test_attention import sdxl
@@ -116,6 +117,7 @@ def test_cudnn_is_for_long_sequences_unless_asked_for(
 WHEEL = """
 import json, sys
 sys.path.insert(0, {runtime!r}) if {runtime!r} else None
+from diffpref.backbones.adapters import ADAPTERS, Adapter
 from diffpref.backbones.attention.xformers_wheel import load_xformers
 try:
     ops, said = load_xformers(), ""
@@ -173,7 +175,8 @@ def settings(base: Checkpoint, **changes: object) -> TrainConfig:
 def test_policy_and_reference_get_the_setting(base: Checkpoint, adapter: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
     AcceleratorState._reset_state(reset_partial_state=True)
-    models = build_models(settings(base, adapter=adapter, attention="math"), find_family(base), Accelerator())
+    value: Adapter = ADAPTERS[adapter]()
+    models = build_models(find_family(base), base, value, Accelerator(), computing=Computing(attention="math"), seed=0)
     assert models.lines[0].startswith("attention: math, ")
     networks = {models.network, getattr(models.reference, "network", models.network)}
     assert len(networks) == (1 if adapter == "lora" else 2)
@@ -185,15 +188,17 @@ def test_policy_and_reference_get_the_setting(base: Checkpoint, adapter: str, mo
 
 def test_the_diffusers_scripts_flag_means_xformers(base: Checkpoint) -> None:
     flag = {"enable_xformers_memory_efficient_attention": True}
-    assert attention_setting(settings(base)) == "auto" and attention_setting(settings(base, **flag)) == "xformers"
-    assert attention_setting(settings(base, attention="flash")) == "flash"
-    assert attention_setting(settings(base, attention="xformers", **flag)) == "xformers"
+    assert (
+        attention_setting(settings(base).run) == "auto" and attention_setting(settings(base, **flag).run) == "xformers"
+    )
+    assert attention_setting(settings(base, attention="flash").run) == "flash"
+    assert attention_setting(settings(base, attention="xformers", **flag).run) == "xformers"
     with pytest.raises(ValueError, match="attention: flash and enable_xformers_.* two backends"):
-        attention_setting(settings(base, attention="flash", **flag))
+        attention_setting(settings(base, attention="flash", **flag).run)
 
 
 def test_what_cannot_run_is_refused_before_anything_is_read(base: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    check_machine(settings(base, attention="math"))
+    check_machine(settings(base, attention="math").run)
     with pytest.raises(ValueError, match="attention: efficient cannot run on cpu in bfloat16"):
         check_settings(settings(base, attention="efficient", mixed_precision="bf16", dataset_name="somewhere"))

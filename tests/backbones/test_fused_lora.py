@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from diffpref.backbones.fused_lora import lora_linear
+from diffpref.backbones.adapters.fused_lora import lora_linear
 from diffpref.counting.counters import Usage
 
 SCALE = 0.7

@@ -10,8 +10,8 @@ from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 
 from diffpref.backbones import Checkpoint, sdxl
-from diffpref.backbones.lora import attach_lora, load_lora_state, lora_metadata, lora_state, trainable
-from diffpref.backbones.reference import AdapterOff, frozen_copy
+from diffpref.backbones.adapters.lora import attach_lora, load_lora_state, lora_metadata, lora_state, trainable
+from diffpref.backbones.adapters.reference import AdapterOff, frozen_copy
 from diffpref.types import Cond
 from tests.small_sdxl import SIZE, small_unet
 

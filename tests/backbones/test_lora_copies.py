@@ -12,8 +12,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from diffpref.backbones import sdxl
-from diffpref.backbones.lora import attach_lora, load_lora_state, lora_state, trainable
-from diffpref.backbones.lora_layers import FusedLinear
+from diffpref.backbones.adapters.lora import attach_lora, load_lora_state, lora_state, trainable
+from diffpref.backbones.adapters.lora_layers import FusedLinear
 from diffpref.counting.architectures import SDXL
 from diffpref.counting.counters import GIB, Usage
 from diffpref.counting.meta import as_on_a_gpu
@@ -115,7 +115,7 @@ COMPILED = """
 import json, torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffpref.backbones.attention.processors import install_attention
-from diffpref.backbones.lora import attach_lora, trainable
+from diffpref.backbones.adapters import trainable
 torch.manual_seed(0)
 block = torch.nn.Module()
 block.add_module("inner", BasicTransformerBlock(32, 2, 16, cross_attention_dim=24))

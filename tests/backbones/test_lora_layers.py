@@ -11,8 +11,9 @@ from peft.tuners import lora
 from safetensors import safe_open
 
 from diffpref.backbones import Checkpoint, sd3, sdxl
-from diffpref.backbones.lora import attach_lora, trainable
-from diffpref.backbones.lora_layers import FusedLinear, fuse_lora
+from diffpref.backbones.adapters import trainable
+from diffpref.backbones.adapters.lora import attach_lora
+from diffpref.backbones.adapters.lora_layers import FusedLinear, fuse_lora
 from tests import small_sd3, small_sdxl
 
 Inputs = dict[str, object]

@@ -19,8 +19,9 @@ from diffusers import (
 )
 
 from diffpref.backbones import Checkpoint, Encoder, Family, Times, find_family, sd15, sdxl
-from diffpref.backbones.lora import attach_lora, trainable
-from diffpref.backbones.reference import AdapterOff
+from diffpref.backbones.adapters import trainable
+from diffpref.backbones.adapters.lora import attach_lora
+from diffpref.backbones.adapters.reference import AdapterOff
 from diffpref.transition import sample_chain
 from diffpref.types import Backbone
 from tests.small_sd15 import WIDTH, save_pipeline

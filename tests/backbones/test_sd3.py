@@ -11,8 +11,9 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerM
 from safetensors import safe_open
 
 from diffpref.backbones import Checkpoint, Encoder, Family, Times, find_family, sd3
-from diffpref.backbones.lora import attach_lora, trainable
-from diffpref.backbones.reference import AdapterOff
+from diffpref.backbones.adapters import trainable
+from diffpref.backbones.adapters.lora import attach_lora
+from diffpref.backbones.adapters.reference import AdapterOff
 from diffpref.path import rectified_flow
 from diffpref.transition import sample_chain
 from diffpref.types import Backbone

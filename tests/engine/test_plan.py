@@ -135,7 +135,7 @@ def test_a_run_says_its_mode_and_auto_follows_the_budget(settings: Callable[...,
         ({"loss_mode": "joint", "memory_budget_gib": 1e-4}, "loss_mode joint needs about 0.0"),
         ({"loss_mode": "joint", "micro_batch": 2}, "micro_batch is for loss_mode deferred and two-pass, got 2"),
         ({"micro_batch": -1}, "micro_batch must be 0 or above, got -1"),
-        ({"reference_memory": "streamed"}, "reference_memory: streamed is for adapter: full"),
+        ({"reference_memory": "streamed"}, "reference_memory belongs to adapter: full, and this is adapter: lora"),
         ({"stored_reference": -1}, "stored_reference must be 0 or above"),
         ({"memory_budget_gib": -1.0}, "memory_budget_gib must be 0 or above"),
         (

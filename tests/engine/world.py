@@ -7,8 +7,9 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from diffpref.backbones import sd3, sdxl
-from diffpref.backbones.lora import attach_lora, trainable
-from diffpref.backbones.reference import AdapterOff
+from diffpref.backbones.adapters import trainable
+from diffpref.backbones.adapters.lora import attach_lora
+from diffpref.backbones.adapters.reference import AdapterOff
 from diffpref.engine.passes import Outcome, References, Runner, joint_loss
 from diffpref.engine.reference import ReferencePass
 from diffpref.engine.rows import Block, Part

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffpref.backbones.adapters.fused_lora import lora_linear
 from diffpref.backbones.attention import BACKENDS, KERNELS, attention_report, choice, why_not
 from diffpref.backbones.attention.xformers_wheel import load_xformers
-from diffpref.backbones.fused_lora import lora_linear
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 CUDA = torch.device("cuda", 0)

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from diffpref.backbones.adapters.streamed import StreamedReference
 from diffpref.demo import quickstart
 from diffpref.engine.memory import free_bytes
-from diffpref.engine.streamed import StreamedReference
 from diffpref.training.loop import train
 from diffpref.training.settings import from_mapping
 from tests.small_sdxl import read_metrics, small_unet

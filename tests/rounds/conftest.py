@@ -79,14 +79,14 @@ def d3po(bases: dict[str, Path], reward: str, tmp_path: Path) -> Callable[..., T
             "resolution": small_sdxl.SIZE,
             "cache_dtype": "float32",
             "output_dir": str(tmp_path / "run"),
-            "rank": 4,
             "learning_rate": 1e-3,
             "train_batch_size": 2,
             "max_train_steps": 2,
             "logging_steps": 1,
             "proportion_empty_prompts": 0.0,
         }
-        return from_mapping(values | changes, "test")
+        lora = {"rank": 4} if changes.get("adapter", "lora") == "lora" else {}
+        return from_mapping(values | lora | changes, "test")
 
     return make
 

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from diffpref.backbones import edm, find_family
+from diffpref.backbones.adapters.lora import LORA_FILE
 from diffpref.engine.step import Engine
 from diffpref.sources import self_play
 from diffpref.training import loop
 from diffpref.training.config import TrainConfig
-from diffpref.training.models import LORA_FILE, checkpoint_of
+from diffpref.training.models import checkpoint_of
 from tests.rounds.conftest import start
 from tests.small_sdxl import SIZE, read_metrics, save_pairs
 

@@ -69,7 +69,6 @@ def settings(base: Path, pairs: Path, shared_cache: Path, tmp_path: Path) -> Set
             "cache_dir": str(shared_cache),
             "cache_dtype": "float32",
             "output_dir": str(tmp_path / "run"),
-            "rank": 4,
             "learning_rate": 1e-3,
             "train_batch_size": 2,
             "max_train_steps": 4,
@@ -77,7 +76,8 @@ def settings(base: Path, pairs: Path, shared_cache: Path, tmp_path: Path) -> Set
             "proportion_empty_prompts": 0.0,
             "num_inference_steps": 3,
         }
-        return from_mapping(values | changes, "test")
+        lora = {"rank": 4} if changes.get("adapter", "lora") == "lora" else {}
+        return from_mapping(values | lora | changes, "test")
 
     return make
 

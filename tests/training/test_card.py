@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from diffpref.backbones.adapters import ADAPTERS
 from diffpref.training.card import write_card
 
 PROMPT = 'a "quoted" fox, \\ and | and é'
@@ -34,7 +35,7 @@ def card(run: Path, adapter: Literal["lora", "full"] = "lora", **changes: Any) -
         "prompt": PROMPT,
         "versions": {"torch": "2.15.0", "diffusers": "0.42.1"},
     }
-    write_card(run, adapter=adapter, **(values | changes))
+    write_card(run, adapter=adapter, words=ADAPTERS[adapter]().words, **(values | changes))
     _, head, text = (run / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     return yaml.safe_load(head), text
 

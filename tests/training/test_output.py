@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from diffpref.backbones import sdxl
-from diffpref.backbones.lora import PORTABLE
+from diffpref.backbones.adapters.lora import PORTABLE
 from diffpref.training.settings import from_yaml
 from tests.small_sdxl import PROMPTS, SIZE, read_metrics, read_weights
 

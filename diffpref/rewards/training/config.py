@@ -5,10 +5,12 @@ Names that the trainer of diffusion models also has (diffpref/config.py) mean th
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from diffpref.rewards.training.losses import LossName
+from diffpref.settings.axis import Axis
 from diffpref.training.config import Optimization
+from diffpref.training.optimizers import OPTIMIZERS, AdamW, Optimizer
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class RewardConfig:
     pairs: Pairs = field(default_factory=Pairs)
     criterion: Criterion = field(default_factory=Criterion)
     tuning: Tuning = field(default_factory=Tuning)
+    optimizer: Annotated[Optimizer, Axis("optimizer", OPTIMIZERS)] = field(default_factory=AdamW)
     optimization: Optimization = field(default_factory=Optimization)
     run: Run = field(default_factory=Run)
     validation: Validation = field(default_factory=Validation)

@@ -17,13 +17,14 @@ from accelerate.utils import ProjectConfiguration, gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from diffpref.backbones.adapters import trainable
 from diffpref.rewards.checkpoint import sha256
 from diffpref.rewards.clip_hf import Processor, load_model, load_processor
 from diffpref.rewards.training.config import RewardConfig
 from diffpref.rewards.training.data import PairData, batches, order, read_pairs, total_weight
 from diffpref.rewards.training.evaluate import Predictions, accuracy
 from diffpref.rewards.training.losses import cross_entropy, entropy, share_of_step
-from diffpref.rewards.training.model import PairScorer, choose_trained
+from diffpref.rewards.training.model import TRAINED, PairScorer, choose_trained
 from diffpref.rewards.training.output import check_output, claim_output, save_output, write_report
 from diffpref.rewards.training.prepare import build_parts, check_settings, identity
 from diffpref.rewards.training.settings import to_mapping
@@ -91,7 +92,7 @@ def train(config: RewardConfig, *, say: Callable[[str], None] = print) -> Path:
     network = PairScorer(clip)
     prepared = accelerator.prepare_model(network)
     parts = build_parts(network, config, accelerator)
-    parameters = [p for p in network.parameters() if p.requires_grad]
+    parameters = trainable(network)
     known = identity(config, sha256(files), data, processes)
     if resume is not None:
         check_identity(resume, known)
@@ -100,7 +101,7 @@ def train(config: RewardConfig, *, say: Callable[[str], None] = print) -> Path:
         say(data.pairs.summary() + (f"\nvalidation: {held_out.pairs.summary()}" if held_out else ""))
         claim_output(config, fresh=resume is None)
     accelerator.wait_for_everyone()
-    state = State(clip, config.tuning.adapter, parts, None)
+    state = State(clip, TRAINED[config.tuning.adapter], parts, None)
     # Sums since the step `begun`, when the last line of metrics was written.
     first, begun, sums, best = 0, 0, torch.zeros(5, device=accelerator.device), None
     if resume is not None:

@@ -3,6 +3,7 @@
 Axes: n pairs, 2 the pictures of a pair, s the square's side in pixels, l tokens.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diffpref.backbones.lora import ADAPTER, lora_state
+from diffpref.backbones.adapters import Adapter, Full, LoRA
+from diffpref.backbones.adapters.lora import ADAPTER, lora_state
 from diffpref.files import atomic
 from diffpref.rewards.clip_hf import Processor
 from diffpref.rewards.clip_pairs import directions
@@ -18,6 +20,10 @@ from diffpref.rewards.training.config import Tuning
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
+
+
+TRAINED: Mapping[str, Adapter] = {"lora": LoRA(), "full": Full()}
+"""What of a CLIP's tensors a checkpoint holds, by `adapter`."""
 
 
 class PairScorer(nn.Module):

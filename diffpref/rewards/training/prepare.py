@@ -6,17 +6,20 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from diffpref.backbones.adapters import trainable
 from diffpref.rewards.training.config import RewardConfig
 from diffpref.rewards.training.data import PairData
 from diffpref.rewards.training.model import PairScorer
 from diffpref.rewards.training.settings import to_mapping
 from diffpref.run.trackers import check_trackers
-from diffpref.training.optimizer import build_optimizer, build_schedule, check_optimizer, effective_rate
+from diffpref.settings.bounds import check
+from diffpref.training.schedule import build_schedule, effective_rate
 
 
 def check_settings(config: RewardConfig) -> list[str]:
     """The trackers to use; raises ValueError for settings that cannot work, before anything is read."""
-    check_optimizer(config.optimization)
+    check(config)
+    config.optimizer.check()
     for name in ("pretrained_model_name_or_path", "dataset_name"):
         if not to_mapping(config)[name]:
             raise ValueError(f"{name} is empty: name a folder, a file or something on the hub.")
@@ -36,7 +39,7 @@ def identity(config: RewardConfig, base_hash: str, data: PairData, processes: in
     return {
         **dataclasses.asdict(config.criterion),
         **dataclasses.asdict(config.tuning),
-        "optimizer": batch.optimizer,
+        "optimizer": to_mapping(config)["optimizer"],
         "seed": config.run.seed,
         "base_model": base_hash,
         "data": data.fingerprint,
@@ -50,17 +53,14 @@ def build_parts(network: PairScorer, config: RewardConfig, accelerator: Accelera
     Raises:
         ValueError: nothing is trained.
     """
-    trained = [p for p in network.parameters() if p.requires_grad]
+    trained = trainable(network)
     if not trained:
         raise ValueError("nothing is trained: raise trained_vision_layers or trained_text_layers, or use adapter lora.")
     decayed = [p for p in trained if p.ndim > 1 or config.tuning.decay_vectors]
     others = [p for p in trained if p.ndim <= 1 and not config.tuning.decay_vectors]
     rate = effective_rate(config.optimization, accelerator.num_processes)
-    settings = config.optimization if decayed else dataclasses.replace(config.optimization, adam_weight_decay=0.0)
-    optimizer = build_optimizer(decayed or others, settings, rate)
-    if decayed and others:
-        optimizer.add_param_group({"params": others, "weight_decay": 0.0})
-    prepared = accelerator.prepare_optimizer(optimizer)
+    groups = [{"params": decayed}] * bool(decayed) + [{"params": others, "weight_decay": 0.0}] * bool(others)
+    prepared = accelerator.prepare_optimizer(config.optimizer.build(groups, rate))
     parts = {"optimizer": prepared, "schedule": build_schedule(prepared, config.optimization)}
     if accelerator.scaler is not None:
         parts["scaler"] = accelerator.scaler

@@ -8,7 +8,7 @@ from peft.tuners import lora
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor
 
-from diffpref.backbones.fused_lora import lora_linear
+from diffpref.backbones.adapters.fused_lora import lora_linear
 from diffpref.backbones.precision import autocast_dtype
 
 

@@ -1,0 +1,87 @@
+"""All weights of the network are trained; the reference has weights of its own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from diffpref.backbones import Family
+from diffpref.backbones.adapters.adapter import Adapter, Words
+from diffpref.backbones.adapters.reference import frozen_copy
+from diffpref.backbones.adapters.streamed import StreamedReference
+from diffpref.files import atomic
+from diffpref.types import Backbone
+
+USAGE = """\
+import torch
+from diffusers import AutoModel, DiffusionPipeline
+
+folder = {folder}  # this folder, or its name on the hub
+device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
+network = AutoModel.from_pretrained(folder, subfolder="{network}", torch_dtype=dtype)
+pipe = DiffusionPipeline.from_pretrained({base_model}, {network}=network, torch_dtype=dtype).to(device)
+image = pipe({prompt}).images[0]
+"""
+
+
+@dataclass(frozen=True)
+class Full:
+    """All weights of the network, in float32: an update at a usual rate is below half a step of bfloat16."""
+
+    added: ClassVar[bool] = False
+    autocast: ClassVar[bool] = True
+    words: ClassVar[Words] = Words("finetune", "A fine-tune of", USAGE)
+
+    reference_memory: Literal["resident", "streamed"] = "resident"
+    """Keep the reference's weights beside the policy's, or in the machine's memory, from where they take the policy's
+    place once in each step."""
+
+    def identity(self) -> Mapping[str, object]:
+        return {}
+
+    def counted(self) -> Adapter:
+        return Full()
+
+    def check(self, family: Family, name: str = "this backbone") -> None:
+        """Every backbone can be trained as a whole."""
+
+    def check_policy_inverts(self) -> None:
+        if self.reference_memory == "streamed":
+            raise ValueError(
+                "reference_memory: streamed has the reference's weights in the policy's place while a batch is "
+                "inverted, so that the policy cannot invert it: set inversion_model: reference."
+            )
+
+    def base_dtype(self, precision: torch.dtype) -> torch.dtype:
+        return torch.float32
+
+    def copy(self, network: torch.nn.Module, precision: torch.dtype) -> torch.nn.Module | None:
+        return frozen_copy(network, precision) if self.reference_memory == "resident" else None
+
+    def reference_bytes(self, parameters: int, precision: torch.dtype) -> int:
+        return parameters * precision.itemsize if self.reference_memory == "resident" else 0
+
+    def attach(self, network: torch.nn.Module, family: Family, *, seed: int) -> Sequence[str]:
+        return ()
+
+    def reference(self, model: Backbone, network: torch.nn.Module) -> Backbone:
+        return model
+
+    def streamed(self, network: torch.nn.Module) -> StreamedReference | None:
+        return StreamedReference(network) if self.reference_memory == "streamed" else None
+
+    def state(self, network: torch.nn.Module) -> dict[str, Tensor]:
+        return network.state_dict()
+
+    def load(self, network: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
+        network.load_state_dict(state)
+
+    def save(self, network: torch.nn.Module, family: Family, folder: Path) -> None:
+        with atomic.new_folder(folder / family.COMPONENT) as new:
+            network.save_pretrained(new)  # type: ignore[operator]
+
+    def continued(self, output: Path, base: Path | None) -> tuple[Adapter, Path | None]:
+        return self, output

@@ -1,0 +1,182 @@
+"""LoRA on a network: attach, switch off for the reference, save so that every reader finds the right scale."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from diffpref.backbones import Family
+from diffpref.backbones.adapters.adapter import Adapter, Words
+from diffpref.backbones.adapters.reference import AdapterOff
+from diffpref.backbones.adapters.streamed import StreamedReference
+from diffpref.backbones.adapters.trained import trainable
+from diffpref.files import atomic
+from diffpref.types import Backbone
+
+ADAPTER = "default"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+# The fields that every peft since 0.10 reads; a newer peft's other fields make an older one refuse the file.
+PORTABLE = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_dora", "lora_bias", "peft_type")
+USAGE = """\
+import torch
+from diffusers import DiffusionPipeline
+
+folder = {folder}  # this folder, or its name on the hub
+device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
+pipe = DiffusionPipeline.from_pretrained({base_model}, torch_dtype=dtype).to(device)
+pipe.load_lora_weights(folder)
+image = pipe({prompt}).images[0]
+"""
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank matrices beside the network's layers (Hu et al. 2022), in float32; the network stays as it is.
+
+    It has the run's precision already, as in a pipeline that draws. Autocast would only make its normalizations, which
+    compute in float32 either way, write float32 too: a fifth more memory and a third more launches."""
+
+    added: ClassVar[bool] = True
+    autocast: ClassVar[bool] = False
+    words: ClassVar[Words] = Words("adapter", "A LoRA for", USAGE, ("lora",))
+
+    rank: Annotated[int, Ge(1)] = 64
+    """Rank of the LoRA matrices; alpha equals it, so the effective scale is 1."""
+    lora_target_modules: tuple[str, ...] = ()
+    """Names of the layers that get LoRA; by default the attention projections of the backbone."""
+    lora_backend: Literal["fused", "peft"] = "fused"
+    """Who computes the LoRA layers: one operation each, in the base's precision, or peft. The files are the same."""
+    adapter_weights: Path | None = None
+    """Start from this LoRA: a pytorch_lora_weights.safetensors of a run with the same rank and layers."""
+
+    def identity(self) -> Mapping[str, object]:
+        return {"rank": self.rank, "lora_target_modules": list(self.lora_target_modules)}
+
+    def counted(self) -> Adapter:
+        return LoRA(self.rank, self.lora_target_modules)
+
+    def check(self, family: Family, name: str = "this backbone") -> None:
+        if not (self.lora_target_modules or family.LORA_TARGETS):
+            raise ValueError(f"{name} is trained as a whole, without LoRA: set adapter: full.")
+
+    def check_policy_inverts(self) -> None:
+        """It can: the reference's weights are the policy's own."""
+
+    def base_dtype(self, precision: torch.dtype) -> torch.dtype:
+        return precision
+
+    def copy(self, network: torch.nn.Module, precision: torch.dtype) -> torch.nn.Module | None:
+        return None
+
+    def reference_bytes(self, parameters: int, precision: torch.dtype) -> int:
+        return 0
+
+    def attach(self, network: torch.nn.Module, family: Family, *, seed: int) -> Sequence[str]:
+        targets = self.lora_target_modules or family.LORA_TARGETS
+        line = attach_lora(network, self.rank, targets, seed=seed, backend=self.lora_backend)
+        if self.adapter_weights is not None:
+            self.load(network, read_lora(self.adapter_weights, family))
+        return (line,)
+
+    def reference(self, model: Backbone, network: torch.nn.Module) -> Backbone:
+        return AdapterOff(model, network)
+
+    def streamed(self, network: torch.nn.Module) -> StreamedReference | None:
+        return None
+
+    def state(self, network: torch.nn.Module) -> dict[str, Tensor]:
+        return lora_state(network)
+
+    def load(self, network: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
+        load_lora_state(network, {**state})
+
+    def save(self, network: torch.nn.Module, family: Family, folder: Path) -> None:
+        with atomic.new_folder(folder / "lora.new") as new:
+            family.save_lora(network, new)
+        os.replace(folder / "lora.new" / LORA_FILE, folder / LORA_FILE)
+        (folder / "lora.new").rmdir()
+
+    def continued(self, output: Path, base: Path | None) -> tuple[Adapter, Path | None]:
+        return replace(self, adapter_weights=output / LORA_FILE), base
+
+
+def read_lora(file: Path, family: Family) -> dict[str, Tensor]:
+    """The tensors of a saved LoRA by peft's names; ValueError where the file cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = file / LORA_FILE if file.is_dir() else file
+    try:
+        saved = load_file(file)
+    except (OSError, SafetensorError) as problem:
+        raise ValueError(f"adapter_weights {file} cannot be read ({problem}): name a {LORA_FILE}.") from None
+    prefix = f"{family.COMPONENT}."
+    return {name.removeprefix(prefix): tensor for name, tensor in saved.items()}
+
+
+def attach_lora(
+    network: torch.nn.Module,
+    rank: int,
+    targets: Sequence[str],
+    *,
+    seed: int,
+    backend: Literal["fused", "peft"] = "fused",
+) -> str:
+    """Freeze the network and add trainable LoRA in float32, alpha equal to rank: at step 0 its output is unchanged.
+
+    Returns a line that says which layers are computed by our fused operation and which by peft.
+
+    Raises:
+        ValueError: a rank below 1, or no layer with one of the target names.
+    """
+    from peft import LoraConfig
+
+    if rank < 1:
+        raise ValueError(f"rank must be 1 or above, got {rank}.")
+    names = [name for name, _ in network.named_modules()]
+    missing = [target for target in targets if not any(name.endswith(target) for name in names)]
+    if missing:
+        raise ValueError(
+            f"lora_target_modules: no layer of the network ends in {missing}; leave it out for the default."
+        )
+    network.requires_grad_(False)
+    config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets))
+    # peft draws from the global generator; two runs of one seed must start from the same matrices.
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network.add_adapter(config, adapter_name=ADAPTER)  # type: ignore[operator]
+    for parameter in trainable(network):
+        parameter.data = parameter.data.float()
+    if backend == "peft":
+        return "LoRA: all layers by peft"
+    from diffpref.backbones.adapters.lora_layers import fuse_lora
+
+    return fuse_lora(network)
+
+
+def lora_state(network: torch.nn.Module) -> dict[str, Tensor]:
+    """The adapter's tensors by peft's names, as they are (no copy)."""
+    from peft.utils import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(network, adapter_name=ADAPTER)
+
+
+def load_lora_state(network: torch.nn.Module, state: dict[str, Tensor]) -> None:
+    """Put tensors into the adapter that is there; never a second adapter beside it, which would train nothing."""
+    from peft.utils import set_peft_model_state_dict
+
+    result = set_peft_model_state_dict(network, state, adapter_name=ADAPTER)
+    if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
+        raise ValueError("the saved LoRA has other layers than this run: check rank and lora_target_modules.")
+
+
+def lora_metadata(network: torch.nn.Module) -> dict[str, Any]:
+    """The part of the adapter's config that all versions of peft read."""
+    config = network.peft_config[ADAPTER].to_dict()  # type: ignore[index]
+    kept = {name: config[name] for name in PORTABLE if name in config}
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in kept.items()}
