@@ -1,7 +1,6 @@
 """Stage `labels`: filter verdicts and scores become phi and a rank for every picture; needs no GPU and no picture."""
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,10 +14,10 @@ import torch
 from jaxtyping import Float64
 
 from diffpref.label import generate
-from diffpref.label.filter import images_markers
+from diffpref.label.images import images_markers
 from diffpref.label.plan import Plan
 from diffpref.label.shards import Marker, Shard, digest, inputs_of, write_table
-from diffpref.label.stages import Report, Work, count, finish, shard_of
+from diffpref.label.stages import Made, Report, Work, count, shard_of
 from diffpref.rewards.aggregate import AGGREGATORS, mean_z, ranks
 
 
@@ -154,15 +153,14 @@ class Label:
     def open(self, device: torch.device) -> Work:
         return self._shard
 
-    def _shard(self, number: int, report: Report) -> None:
-        start, shard = time.monotonic(), shard_of(self, number)
+    def _shard(self, number: int, report: Report) -> Made:
         rows = read_shard(self.plan, number)
         ballot = self._ballot()
         for group in _groups(rows):
             ballot.label(group)
         report(len(rows))
-        write_table(shard.path(".parquet"), pa.Table.from_pylist(rows, schema=schema(self.plan)))
-        finish(self, number, (".parquet",), counts=count(rows), seconds=round(time.monotonic() - start, 3))
+        write_table(shard_of(self, number).path(".parquet"), pa.Table.from_pylist(rows, schema=schema(self.plan)))
+        return Made((".parquet",), count(rows))
 
     def _ballot(self) -> "_Ballot":
         """What the labels of every prompt share."""
