@@ -70,7 +70,7 @@ def _run(
         early.append(Filter(plan))
     if "scores" in wanted:
         early += [Score(plan, reward, keys[reward.name]) for reward in config.rewards]
-    # Before any work: what was dear and made with other settings refuses the run.
+    # Before any work: what is expensive to recompute and was made with other settings refuses the run.
     for stage in early:
         for shard in range(plan.shards if stage.keep else 0):
             kept_marker(stage, shard)

@@ -3,19 +3,17 @@
 Its verdicts go into the labels only: pictures are scored whatever they are, so that another threshold costs no scores.
 """
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from diffpref.label.images import TarReader
+from diffpref.label.images import Source, images_markers
 from diffpref.label.plan import Plan
-from diffpref.label.shards import Marker, Shard, digest, inputs_of, write_table
-from diffpref.label.stages import Report, Work, count, finish, shard_of
+from diffpref.label.shards import digest, inputs_of, write_table
+from diffpref.label.stages import Made, Report, Work, count, shard_of
 
 SCHEMA = pa.schema(
     [("image_id", pa.string()), ("status", pa.string()), ("duplicate_of", pa.string()), ("bits", pa.int32())]
@@ -53,8 +51,7 @@ class Filter:
     def open(self, device: torch.device) -> Work:
         return self._shard
 
-    def _shard(self, number: int, report: Report) -> None:
-        start, shard = time.monotonic(), shard_of(self, number)
+    def _shard(self, number: int, report: Report) -> Made:
         sources = [Source(self.plan, number, generator.name) for generator in self.plan.config.generators]
         rows = []
         for prompt_id, _ in self.plan.rows(number):
@@ -68,8 +65,8 @@ class Filter:
             report(self.plan.config.candidates)
         for source in sources:
             source.reader.close()
-        write_table(shard.path(".parquet"), pa.Table.from_pylist(rows, schema=SCHEMA))
-        finish(self, number, (".parquet",), counts=count(rows), seconds=round(time.monotonic() - start, 3))
+        write_table(shard_of(self, number).path(".parquet"), pa.Table.from_pylist(rows, schema=SCHEMA))
+        return Made((".parquet",), count(rows))
 
     def _verdict(self, image: Image.Image, image_id: str, seen: list[tuple[str, np.ndarray]]) -> dict[str, object]:
         labels = self.plan.config.labels
@@ -85,38 +82,3 @@ class Filter:
             return {"bits": bits if near else None}
         status = "near_duplicate" if labels.duplicate_pictures == "drop" else "ok"
         return {"status": status, "duplicate_of": other, "bits": bits}
-
-
-class Source:
-    """The pictures of one generator in a shard, verified against their marker, by prompt."""
-
-    def __init__(self, plan: Plan, number: int, generator: str) -> None:
-        shard = Shard(plan.root, f"images/{generator}", number)
-        shard.verify()
-        self.reader = TarReader(shard.path(".tar"))
-        table = pq.read_table(shard.path(".parquet"), columns=["image_id", "prompt_id", "status"])
-        self._rows: dict[str, list[tuple[str, str]]] = {}
-        for image_id, prompt_id, status in zip(*(table.column(i).to_pylist() for i in range(3)), strict=True):
-            self._rows.setdefault(prompt_id, []).append((image_id, status))
-
-    def of(self, prompt_id: str) -> list[tuple[str, str]]:
-        """(image id, status) of each planned picture of the prompt."""
-        return self._rows[prompt_id]
-
-
-def images_markers(plan: Plan, number: int) -> list[Marker]:
-    """The markers of a shard's pictures, one a generator.
-
-    Raises:
-        ValueError: pictures that are not drawn yet.
-    """
-    markers = []
-    for generator in plan.config.generators:
-        marker = Shard(plan.root, f"images/{generator.name}", number).marker()
-        if marker is None:
-            raise ValueError(
-                f"{plan.root}: the pictures of {generator.name!r} in shard {number:05d} are not drawn: run the stage "
-                "images first."
-            )
-        markers.append(marker)
-    return markers

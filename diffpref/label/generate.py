@@ -1,6 +1,5 @@
 """Stage `images`: one generator draws its pictures of a shard's prompts."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,7 @@ from diffpref.label.images import TarWriter
 from diffpref.label.plan import Plan, Planned, seed_of
 from diffpref.label.provenance import versions
 from diffpref.label.shards import digest, durable, write_table
-from diffpref.label.stages import Failures, Report, Work, count, finish, shard_of
+from diffpref.label.stages import Failures, Made, Report, Work, count, one_line, shard_of
 
 SCHEMA = pa.schema(
     [
@@ -66,9 +65,9 @@ class _Drawing:
         self.stage, self.generator = stage, generator
         self.settings, self.run = stage.generator, stage.plan.config.run
 
-    def shard(self, number: int, report: Report) -> None:
+    def shard(self, number: int, report: Report) -> Made:
         """Draw a shard; its files appear when all of it is drawn."""
-        start, shard = time.monotonic(), shard_of(self.stage, number)
+        shard = shard_of(self.stage, number)
         planned = self.stage.plan.pictures(number, self.settings)
         failures = Failures(shard.name, len(planned), self.run.max_failure_share)
         rows: list[dict[str, Any]] = []
@@ -84,8 +83,7 @@ class _Drawing:
                         tar.add(picture.image_id, drawn.image, about)
                 report(len(batch))
         write_table(shard.path(".parquet"), pa.Table.from_pylist(rows, schema=SCHEMA))
-        seconds = round(time.monotonic() - start, 3)
-        finish(self.stage, number, (".tar", ".parquet"), counts=count(rows), seconds=seconds, **versions())
+        return Made((".tar", ".parquet"), count(rows), versions())
 
     def _row(self, picture: Planned, drawn: Drawn, attempt: int) -> dict[str, Any]:
         width, height = drawn.image.size if drawn.image else (0, 0)
@@ -114,7 +112,7 @@ class _Drawing:
             if len(batch) > 1 and _out_of_memory(problem):
                 half = len(batch) // 2
                 return [*self._batch(batch[:half]), *self._batch(batch[half:])]
-            drawn = [Drawn(None, "gen_error", words(problem))] * len(batch)
+            drawn = [Drawn(None, "gen_error", one_line(problem))] * len(batch)
         return [(d, 0) if d.image is not None else self._again(p, d) for p, d in zip(batch, drawn, strict=True)]
 
     def _again(self, picture: Planned, last: Drawn) -> tuple[Drawn, int]:
@@ -125,7 +123,7 @@ class _Drawing:
                 (last,) = self.generator([picture.prompt], [self._seed(picture, attempt)])
             except Exception as problem:
                 _raise_if_hopeless(problem)
-                last = Drawn(None, "gen_error", words(problem))
+                last = Drawn(None, "gen_error", one_line(problem))
             if last.image is not None:
                 return last, attempt
         return replace(last, message=last.message or last.status), attempt
@@ -140,8 +138,3 @@ def _raise_if_hopeless(problem: Exception) -> None:
     text = str(problem)
     if isinstance(problem, OSError) and problem.errno == 28 or "device-side assert" in text or "illegal memory" in text:
         raise problem
-
-
-def words(problem: Exception) -> str:
-    """The exception in one line."""
-    return f"{type(problem).__name__}: {problem}".replace("\n", " ")[:500]

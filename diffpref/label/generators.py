@@ -12,11 +12,9 @@ from PIL import Image
 
 from diffpref.files.identity import file_hash
 from diffpref.label.config import GeneratorSettings
-from diffpref.label.shards import digest
+from diffpref.label.shards import content_of
 from diffpref.settings.dotted import load_callable
 from diffpref.settings.typed import nearest
-
-WEIGHTS = {".safetensors", ".bin", ".json", ".txt", ".model", ".pt", ".pth", ".ckpt"}
 
 
 @dataclass(frozen=True)
@@ -58,15 +56,6 @@ def identity(settings: GeneratorSettings, hashes: Callable[[Path], str] = file_h
             revision = settings.revision if key != "lora" else None
             kept[key] = _weights(name, revision, hashes)
     return kept
-
-
-def content_of(name: str | Path, hashes: Callable[[Path], str] = file_hash) -> str:
-    """A digest of a local file's content, or of the weights and settings in a local folder."""
-    path = Path(name).expanduser()
-    if path.is_file():
-        return hashes(path)
-    files = sorted(file for file in path.rglob("*") if file.suffix in WEIGHTS)
-    return digest([[file.relative_to(path).as_posix(), hashes(file)] for file in files])
 
 
 def _weights(name: str, revision: str | None, hashes: Callable[[Path], str]) -> str:

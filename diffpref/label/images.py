@@ -1,4 +1,4 @@
-"""Pictures in webdataset tars: lossless, in a fixed order, and equal bytes for equal pictures."""
+"""Images in webdataset tars: lossless, in a fixed order, and equal bytes for equal images."""
 
 import io
 import json
@@ -10,9 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pyarrow.parquet as pq
 from PIL import Image
 
 from diffpref.data.rows import decode
+from diffpref.label.plan import Plan
+from diffpref.label.shards import Marker, Shard
 
 PNG_LEVEL = 1
 """zlib's fastest level: at 1024 x 1024 a higher one takes several times as long for a few percent."""
@@ -87,3 +90,38 @@ class TarReader:
 
     def close(self) -> None:
         self._tar.close()
+
+
+class Source:
+    """The images of one generator in a shard, verified against their marker, by prompt."""
+
+    def __init__(self, plan: Plan, number: int, generator: str) -> None:
+        shard = Shard(plan.root, f"images/{generator}", number)
+        shard.verify()
+        self.reader = TarReader(shard.path(".tar"))
+        table = pq.read_table(shard.path(".parquet"), columns=["image_id", "prompt_id", "status"])
+        self._rows: dict[str, list[tuple[str, str]]] = {}
+        for image_id, prompt_id, status in zip(*(table.column(i).to_pylist() for i in range(3)), strict=True):
+            self._rows.setdefault(prompt_id, []).append((image_id, status))
+
+    def of(self, prompt_id: str) -> list[tuple[str, str]]:
+        """(image id, status) of each planned image of the prompt."""
+        return self._rows[prompt_id]
+
+
+def images_markers(plan: Plan, number: int) -> list[Marker]:
+    """The markers of a shard's images, one for each generator.
+
+    Raises:
+        ValueError: images that are not drawn yet.
+    """
+    markers = []
+    for generator in plan.config.generators:
+        marker = Shard(plan.root, f"images/{generator.name}", number).marker()
+        if marker is None:
+            raise ValueError(
+                f"{plan.root}: the pictures of {generator.name!r} in shard {number:05d} are not drawn: run the stage "
+                "images first."
+            )
+        markers.append(marker)
+    return markers

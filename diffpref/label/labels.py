@@ -1,21 +1,23 @@
 """Stage `labels`: filter verdicts and scores become phi and a rank for every picture; needs no GPU and no picture."""
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from jaxtyping import Float64
 
 from diffpref.label import generate
-from diffpref.label.filter import images_markers
+from diffpref.label.images import images_markers
 from diffpref.label.plan import Plan
 from diffpref.label.shards import Marker, Shard, digest, inputs_of, write_table
-from diffpref.label.stages import Report, Work, count, finish, shard_of
+from diffpref.label.stages import Made, Report, Work, count, shard_of
 from diffpref.rewards.aggregate import AGGREGATORS, mean_z, ranks
 
 
@@ -76,16 +78,18 @@ def read_shard(plan: Plan, number: int) -> list[dict[str, Any]]:
 
 
 def moments(plan: Plan) -> Mapping[str, Moments]:
-    """Mean and standard deviation of each reward over all pictures that take part, in two sums of float64."""
-    sums = {name: [0, 0.0, 0.0] for name in plan.config.names}
+    """Mean and standard deviation of each reward over all images that take part, in two sums of float64.
+
+    Reads the filter's verdicts and the scores alone, and no hash: every process of a run does this, and whoever labels
+    a shard verifies it.
+    """
+    sums = {name: (0, 0.0, 0.0) for name in plan.config.names}
     for number in range(plan.shards):
-        for row in read_shard(plan, number):
-            for name, total in sums.items():
-                value = row.get(f"score.{name}")
-                if row["status"] == "ok" and value is not None:
-                    total[0] += 1
-                    total[1] += value
-                    total[2] += value * value
+        for name, values in _voting_scores(plan, number).items():
+            n, first, second = sums[name]
+            # One after the other: NumPy's own sum would round otherwise where shards have another size.
+            first, second = (float(np.cumsum([total, *x])[-1]) for total, x in ((first, values), (second, values**2)))
+            sums[name] = (n + len(values), first, second)
     found = {}
     for name, (n, first, second) in sums.items():
         mean = first / n if n else 0.0
@@ -93,6 +97,28 @@ def moments(plan: Plan) -> Mapping[str, Moments]:
         # A reward that is the same everywhere has nothing to say; its z-scores are 0.
         found[name] = Moments(mean, spread if spread > 1e-12 * max(1.0, abs(mean)) else 1.0)
     return found
+
+
+def _voting_scores(plan: Plan, number: int) -> dict[str, Float64[np.ndarray, " n"]]:
+    """The scores of each reward for a shard's images that take part, in the order in which they are kept.
+
+    Raises:
+        ValueError: a stage that is not done for this shard, or a file of another size than its marker says.
+    """
+    markers_of(plan, number)
+    verdicts = pq.read_table(Shard(plan.root, "filter", number).path(".parquet"), columns=["image_id", "status"])
+    takes_part = np.array(verdicts.column("status").to_pylist()) == "ok"
+    scores = {}
+    for reward in plan.config.rewards:
+        table = pq.read_table(Shard(plan.root, f"scores/{reward.name}", number).path(".parquet"))
+        place = pc.call_function(
+            "index_in", [verdicts.column("image_id")], pc.SetLookupOptions(table.column("image_id"))
+        )
+        table = table.take(place)
+        scores[reward.name] = table.column("value").cast(pa.float64()).to_numpy()
+        if not reward.held_out:
+            takes_part &= np.array(table.column("status").to_pylist()) == "ok"
+    return {name: values[takes_part & np.isfinite(values)] for name, values in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -127,15 +153,14 @@ class Label:
     def open(self, device: torch.device) -> Work:
         return self._shard
 
-    def _shard(self, number: int, report: Report) -> None:
-        start, shard = time.monotonic(), shard_of(self, number)
+    def _shard(self, number: int, report: Report) -> Made:
         rows = read_shard(self.plan, number)
         ballot = self._ballot()
         for group in _groups(rows):
             ballot.label(group)
         report(len(rows))
-        write_table(shard.path(".parquet"), pa.Table.from_pylist(rows, schema=schema(self.plan)))
-        finish(self, number, (".parquet",), counts=count(rows), seconds=round(time.monotonic() - start, 3))
+        write_table(shard_of(self, number).path(".parquet"), pa.Table.from_pylist(rows, schema=schema(self.plan)))
+        return Made((".parquet",), count(rows))
 
     def _ballot(self) -> "_Ballot":
         """What the labels of every prompt share."""

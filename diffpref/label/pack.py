@@ -1,7 +1,6 @@
 """Stage `packs`: labelled pictures as parquet files that training reads: lists, pairs, Pick-a-Pic columns."""
 
 import hashlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -14,11 +13,10 @@ import torch
 from diffpref.data.convert import RECORDS, schema_of
 from diffpref.data.rows import Row
 from diffpref.label.config import PackSettings
-from diffpref.label.filter import images_markers
-from diffpref.label.images import TarReader
+from diffpref.label.images import TarReader, images_markers
 from diffpref.label.plan import Plan
 from diffpref.label.shards import Shard, digest, durable, inputs_of
-from diffpref.label.stages import Report, Work, finish, shard_of
+from diffpref.label.stages import Made, Report, Work, shard_of
 
 _GROUP_BYTES = 64 * 2**20
 """About how many bytes of pictures a row group holds."""
@@ -52,8 +50,8 @@ class Pack:
     def open(self, device: torch.device) -> Work:
         return self._shard
 
-    def _shard(self, number: int, report: Report) -> None:
-        start, shard = time.monotonic(), shard_of(self, number)
+    def _shard(self, number: int, report: Report) -> Made:
+        shard = shard_of(self, number)
         labels = Shard(self.plan.root, "labels", number)
         labels.verify()
         readers = {}
@@ -86,8 +84,7 @@ class Pack:
                 writer.write_table(pa.Table.from_pylist(batch, schema=columns))
         for reader in readers.values():
             reader.close()
-        counts = {"rows": written, "prompts without a row": dropped}
-        finish(self, number, (".parquet",), counts=counts, seconds=round(time.monotonic() - start, 3))
+        return Made((".parquet",), {"rows": written, "prompts without a row": dropped})
 
     def _records(self, rows: list[dict[str, Any]], readers: Mapping[str, TarReader]) -> Iterator[dict[str, object]]:
         """The records of one prompt, whose rows are best first."""

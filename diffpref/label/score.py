@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,13 +15,11 @@ from PIL import Image
 from diffpref.data.rows import decode
 from diffpref.files.identity import file_hash
 from diffpref.label.config import RewardUse
-from diffpref.label.filter import Source, images_markers
-from diffpref.label.generate import words
-from diffpref.label.generators import WEIGHTS, content_of
+from diffpref.label.images import Source, images_markers
 from diffpref.label.plan import Plan
 from diffpref.label.provenance import versions
-from diffpref.label.shards import digest, inputs_of, write_table
-from diffpref.label.stages import Failures, Report, Work, count, finish, shard_of
+from diffpref.label.shards import WEIGHTS, content_of, digest, inputs_of, write_table
+from diffpref.label.stages import Failures, Made, Report, Work, count, one_line, shard_of
 from diffpref.rewards import REWARDS, CheckedReward, WrongAnswer, find_reward, reward_settings
 from diffpref.settings.dotted import is_address, load_callable
 from diffpref.settings.typed import read_yaml
@@ -107,9 +104,9 @@ class _Scoring:
     def __init__(self, stage: Score, reward: CheckedReward) -> None:
         self.stage, self.reward = stage, reward
 
-    def shard(self, number: int, report: Report) -> None:
+    def shard(self, number: int, report: Report) -> Made:
         """Score a shard; a score that is not a finite number is kept as null with its status."""
-        start, shard = time.monotonic(), shard_of(self.stage, number)
+        shard = shard_of(self.stage, number)
         config = self.stage.plan.config
         failures = Failures(shard.name, self.stage.pictures(number), config.run.max_failure_share)
         rows: list[dict[str, Any]] = []
@@ -122,8 +119,8 @@ class _Scoring:
                     failures.add(image_id, message or f"the score is {value}")
             report(len(batch.ids))
         write_table(shard.path(".parquet"), pa.Table.from_pylist(rows, schema=SCHEMA))
-        seconds, reward = round(time.monotonic() - start, 3), {"name": self.reward.name, **self.reward.provenance}
-        finish(self.stage, number, (".parquet",), counts=count(rows), seconds=seconds, reward=reward, **versions())
+        reward = {"name": self.reward.name, **self.reward.provenance}
+        return Made((".parquet",), count(rows), {"reward": reward, **versions()})
 
     def _scores(self, batch: Batch) -> Iterator[tuple[str, float, str]]:
         """(id, score, message) of each picture; where a batch fails, its prompts are scored apart."""
@@ -138,7 +135,7 @@ class _Scoring:
                 for part in parts:
                     yield from self._scores(part)
             else:
-                yield from ((i, math.nan, words(problem)) for i in batch.ids)
+                yield from ((i, math.nan, one_line(problem)) for i in batch.ids)
 
     def _batches(self, number: int) -> Iterator[Batch]:
         """The pictures of `batch_prompts` prompts at a time; threads decode the next while these are scored."""

@@ -8,7 +8,7 @@ host and no path: two runs of one plan write the same bytes; times and versions 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +20,23 @@ import pyarrow.parquet as pq
 from diffpref.files import atomic
 from diffpref.files.identity import file_hash
 
+WEIGHTS = {".safetensors", ".bin", ".json", ".txt", ".model", ".pt", ".pth", ".ckpt"}
+"""Suffixes of the files of a model's folder that its results depend on."""
+
 
 def digest(value: object) -> str:
     """A short name of a JSON-like value: equal for equal values."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def content_of(name: str | Path, hashes: Callable[[Path], str] = file_hash) -> str:
+    """A digest of a local file's content, or of the weights and settings in a local folder."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return hashes(path)
+    files = sorted(file for file in path.rglob("*") if file.suffix in WEIGHTS)
+    return digest([[file.relative_to(path).as_posix(), hashes(file)] for file in files])
 
 
 class FileHashes:

@@ -1,58 +1,42 @@
 """A contact sheet of a labelled data set: some prompts with all their pictures, best to worst."""
 
-import heapq
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
 from diffpref.data.rows import decode
+from diffpref.label.database import Database
 from diffpref.report.page import Page
 
 PROMPTS = 24
 MANY, LARGE, SMALL = 6, 224, 176
 """Rows of more than `MANY` pictures have `SMALL` ones, the longer side in pixels."""
 LETTERS = 180
-COLUMNS = ("image_id", "prompt_id", "prompt", "generator", "phi", "rank", "shard")
+SHEET = """
+SELECT image_id, prompt_id, prompt, generator, phi, shard FROM labels JOIN prompts USING (prompt_id)
+WHERE labelled AND kept AND prompt_id IN
+    (SELECT DISTINCT prompt_id FROM labels WHERE labelled ORDER BY prompt_id LIMIT ?)
+ORDER BY prompt_id, rank
+"""
+# Ids are hashes, so that the lowest are as good as a random choice, and the same for the same prompts.
 
 
-@dataclass
-class Sample:
-    """The labelled prompts with the lowest ids of all that were added: ids are hashes, so that the choice is as good as
-    random, and the same for the same prompts."""
-
-    rows: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
-    """prompt id -> its labelled pictures, best first."""
-
-    def add(self, table: pa.Table) -> None:
-        """A prompt's rows stand in one table; it has a column `shard` beside those of the labels."""
-        labelled = table.filter(pc.call_function("is_valid", [table.column("phi")])).select(COLUMNS)
-        here = heapq.nsmallest(PROMPTS, set(labelled.column("prompt_id").to_pylist()))
-        kept = set(heapq.nsmallest(PROMPTS, {*self.rows, *here}))
-        chosen = pa.array([name for name in here if name in kept], pa.string())
-        mine = pc.call_function("is_in", [labelled.column("prompt_id")], pc.SetLookupOptions(chosen))
-        for row in sorted(labelled.filter(mine).to_pylist(), key=lambda row: row["rank"]):
-            self.rows.setdefault(row["prompt_id"], []).append(row)
-        self.rows = {name: self.rows[name] for name in sorted(kept)}
-
-
-def draw_sheet(page: Page, sample: Sample, images: Path) -> None:
+def draw_sheet(page: Page, database: Database, images: Path) -> None:
     """Appends the sheet; a picture that cannot be read is counted and left out.
 
     Args:
         images: holds {generator}/{shard}.tar with members {image_id}.png.
     """
-    lengths = [len(rows) for rows in sample.rows.values()]
-    if not lengths:
+    groups = [list(rows) for _, rows in groupby(database.table(SHEET, PROMPTS), key=lambda row: row["prompt_id"])]
+    if not groups:
         return
-    side = SMALL if max(lengths) > MANY else LARGE
+    side = SMALL if max(map(len, groups)) > MANY else LARGE
     pictures, captions, missing = [], [], 0
-    for rows in sample.rows.values():
+    for rows in groups:
         found = [(_read(images, row, side), f"{row['phi']:.3g} {row['generator']}") for row in rows]
         missing += sum(picture is None for picture, _ in found)
         shown = [(picture, label) for picture, label in found if picture is not None]

@@ -4,8 +4,10 @@ A stage is a frozen dataclass, so that it travels to a process or an actor as it
 finished shard's marker must hold; `open` loads what is heavy, once a worker; the function that it returns does a shard.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -15,8 +17,22 @@ from diffpref.label.shards import Marker, Shard
 
 Report: TypeAlias = Callable[[int], None]
 """Called with the number of pictures that were just done."""
-Work: TypeAlias = Callable[[int, Report], None]
-"""Does one shard."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a worker leaves of a shard: complete data files, and what their marker says of them."""
+
+    suffixes: tuple[str, ...]
+    """Of the data files, like ".parquet"."""
+    counts: Mapping[str, int]
+    """Rows by status."""
+    about: Mapping[str, object] = field(default_factory=dict)
+    """Versions, provenance: nothing that the data depends on."""
+
+
+Work: TypeAlias = Callable[[int, Report], Made]
+"""Writes the data files of one shard."""
 
 
 @runtime_checkable
@@ -33,7 +49,7 @@ class Stage(Protocol):
 
     @property
     def keep(self) -> bool:
-        """Whether a shard that was made with other settings is an error, because it was dear; else it is made anew."""
+        """Whether a shard that was made with other settings is an error, because it is expensive to make again."""
         ...
 
     @property
@@ -61,7 +77,7 @@ def pending(stage: Stage, number: int) -> bool:
     """Whether the shard is still to do.
 
     Raises:
-        ValueError: it was done with other settings, and the stage keeps what was dear; or its files were changed.
+        ValueError: it was done with other settings and is expensive to recompute; or its files were changed.
     """
     marker = kept_marker(stage, number)
     return marker is None or marker.settings != stage.settings or marker.inputs != stage.inputs(number)
@@ -71,7 +87,7 @@ def kept_marker(stage: Stage, number: int) -> Marker | None:
     """The shard's marker, or None where it is not done.
 
     Raises:
-        ValueError: it was done with other settings, and the stage keeps what was dear; or its files were changed.
+        ValueError: it was done with other settings and is expensive to recompute; or its files were changed.
     """
     shard = shard_of(stage, number)
     marker = shard.marker()
@@ -89,10 +105,14 @@ def all_done(stage: Stage, shards: int) -> bool:
     return not any(pending(stage, shard) for shard in range(shards))
 
 
-def finish(stage: Stage, number: int, suffixes: Sequence[str], *, counts: Mapping[str, int], **about: object) -> None:
-    """Write the marker of a shard whose data files are complete."""
+def do_shard(stage: Stage, work: Work, number: int, report: Report) -> None:
+    """Do one shard, and write its marker with the seconds that it took."""
+    shard, start = shard_of(stage, number), time.monotonic()
+    shard.sweep()
+    made = work(number, report)
+    about = {"seconds": round(time.monotonic() - start, 3), **made.about}
     inputs = stage.inputs(number)
-    shard_of(stage, number).finish(suffixes, settings=stage.settings, inputs=inputs, counts=counts, about=about)
+    shard.finish(made.suffixes, settings=stage.settings, inputs=inputs, counts=made.counts, about=about)
 
 
 def count(rows: Sequence[Mapping[str, object]]) -> dict[str, int]:
@@ -115,3 +135,8 @@ class Failures:
                 f"{message:.300}. Mend the cause and run again (finished shards stay), or allow more with "
                 "--max_failure_share."
             )
+
+
+def one_line(problem: Exception) -> str:
+    """The exception in one line."""
+    return f"{type(problem).__name__}: {problem}".replace("\n", " ")[:500]

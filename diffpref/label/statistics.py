@@ -1,99 +1,102 @@
-"""Columns of labels as numbers, and moments that add up batch by batch. Axes: n pictures of a batch, d quantities."""
+"""The scores of a labelled data set in numbers: their spread, by generator, and how far the rewards agree."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64
 
-SCORE = "score."
-"""What the column of a reward's scores begins with."""
+from diffpref.label.database import Database, correlation, counts, histogram, name
+from diffpref.label.tally import BINS, ratio
+from diffpref.rewards.aggregate import PairCounts
 
+PHI = "phi"
+SPREAD = 4.0
+"""A histogram reaches this many standard deviations from the mean; what lies beyond is in its outermost bins."""
 
-class Moments:
-    """Mean, covariance and extremes of rows of d numbers, merged batch by batch (Chan, Golub and LeVeque 1979)."""
-
-    def __init__(self, d: int = 1) -> None:
-        self.n, self.mean, self.scatter = 0, np.zeros(d), np.zeros((d, d))
-        self.low, self.high = np.full(d, math.inf), np.full(d, -math.inf)
-
-    def add(self, rows: Float64[np.ndarray, "n d"]) -> None:
-        if not len(rows):
-            return
-        n, mean = self.n + len(rows), rows.mean(0)
-        apart, centred = mean - self.mean, rows - mean
-        self.scatter += centred.T @ centred + np.outer(apart, apart) * (self.n * len(rows) / n)
-        self.mean = self.mean + apart * (len(rows) / n)
-        self.low, self.high = np.minimum(self.low, rows.min(0)), np.maximum(self.high, rows.max(0))
-        self.n = n
-
-    @property
-    def std(self) -> Float64[np.ndarray, " d"]:
-        """Of the rows themselves (divided by n)."""
-        return np.sqrt(np.diag(self.scatter) / max(self.n, 1))
-
-    def correlation(self, i: int, j: int) -> float | None:
-        """Pearson's, in [-1, 1]; None where one of the two is constant."""
-        # What rounding alone leaves of a constant is no spread.
-        if not all(self.std[k] > 1e-9 * (1 + abs(self.mean[k])) for k in (i, j)):
-            return None
-        return float(self.scatter[i, j] / math.sqrt(self.scatter[i, i] * self.scatter[j, j]))
+SUMMARIES = f"""
+SELECT reward, generator, count(*) AS scored, avg(score) AS mean, stddev_pop(score) AS std, min(score) AS low,
+    max(score) AS high, {correlation("score", "tokens")} AS tokens, {correlation("score", "log_pixels")} AS log_pixels
+FROM scores WHERE status = 'ok' GROUP BY GROUPING SETS ((reward), (reward, generator)) ORDER BY generator
+"""
+GAINS = """
+SELECT reward, avg(gain)
+FROM (SELECT reward, any_value(score) FILTER (best) - avg(score) AS gain FROM scores WHERE labelled
+      GROUP BY reward, prompt_id)
+GROUP BY reward
+"""
+NOTHING = {"scored": 0, "mean": None, "std": None, "low": None, "high": None, "tokens": None, "log_pixels": None}
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The columns of some rows of the labels; a number that is null is not a number here."""
+def of_rewards(database: Database) -> dict[str, dict[str, Any]]:
+    """What is known of each reward's scores."""
+    rows = {(row["reward"], row["generator"]): row for row in database.table(SUMMARIES)}
+    gains = dict(database.rows(GAINS))
+    figures: dict[str, dict[str, Any]] = {}
+    for reward in database.rewards:
+        row, gain = rows.get((reward, None), NOTHING), gains.get(reward)
+        edges = _edges(row)
+        query = (
+            f"SELECT generator, {histogram('score', edges)} FROM scores WHERE reward = ? AND status = 'ok' GROUP BY 1"
+        )
+        bins = dict(database.rows(query, reward))
+        figures[reward] = {
+            "scored": row["scored"],
+            **_summary(row),
+            "gain_of_the_best": gain,
+            "gain_of_the_best_in_std": None if gain is None else ratio(gain, row["std"]),
+            "correlation_with_tokens": row["tokens"],
+            "correlation_with_log_pixels": row["log_pixels"],
+            "edges": edges.tolist(),
+            "by_generator": {
+                generator: {**_summary(own), "histogram": counts(bins[generator], edges)}
+                for (key, generator), own in rows.items()
+                if key == reward and generator is not None
+            },
+        }
+    return figures
 
-    prompt: Int64[np.ndarray, " n"]
-    """Equal for pictures of one prompt; from 0."""
-    generator: np.ndarray
-    status: np.ndarray
-    duplicate_of: np.ndarray
-    retried: Bool[np.ndarray, " n"]
-    phi: Float64[np.ndarray, " n"]
-    best: Bool[np.ndarray, " n"]
-    scores: Mapping[str, Float64[np.ndarray, " n"]]
-    width: Int64[np.ndarray, " n"]
-    height: Int64[np.ndarray, " n"]
-    tokens: Float64[np.ndarray, " n"]
-    """CLIP tokens of the picture's prompt."""
 
-    @property
-    def labelled(self) -> Bool[np.ndarray, " n"]:
-        """Which pictures take part in the labels."""
-        return np.isfinite(self.phi)
-
-    @property
-    def log_pixels(self) -> Float64[np.ndarray, " n"]:
-        """The logarithm of the pictures' areas in pixels."""
-        return np.log(np.maximum(self.width * self.height, 1).astype(np.float64))
+def count_pairs(database: Database) -> dict[tuple[str, str], PairCounts]:
+    """For every two of the rewards and phi, and for phi with itself: pairs of labelled images of one prompt."""
+    columns = [*database.rewards, PHI]
+    both = [*combinations(columns, 2), (PHI, PHI)]
+    signs = [f"sign(b.{name(column)} - a.{name(column)}) AS {name(column)}" for column in columns]
+    sums = []
+    for one, two in both:
+        a, b = name(one), name(two)
+        # A sum leaves out the pairs in which a score is missing.
+        sums += [f"sum({a} * {b})", f"sum(abs({a}) + 0 * {b})", f"sum(abs({b}) + 0 * {a})"]
+    query = f"""
+    WITH images AS MATERIALIZED (SELECT prompt_id, row, {", ".join(map(name, columns))} FROM labels WHERE labelled),
+    pairs AS (SELECT {", ".join(signs)} FROM images a JOIN images b ON a.prompt_id = b.prompt_id AND a.row < b.row)
+    SELECT {", ".join(sums)} FROM pairs
+    """
+    (totals,) = database.rows(query)
+    whole = [int(total or 0) for total in totals]
+    return {key: PairCounts(*whole[3 * i : 3 * i + 3]) for i, key in enumerate(both)}
 
 
-def to_batch(table: pa.Table, tokens: Float64[np.ndarray, " n"]) -> Batch:
-    """The columns of some rows of the labels; a prompt's rows stand in one table."""
+def tau_b(pairs: Mapping[tuple[str, str], PairCounts]) -> dict[str, dict[str, float | None]]:
+    """Kendall's tau-b of every two of the rewards and phi; None where one of them ties every pair."""
+    table: dict[str, dict[str, float | None]] = {a: {} for a in dict.fromkeys(a for a, _ in pairs)}
+    for (a, b), count in pairs.items():
+        if a != b:
+            table[a][b] = table[b][a] = None if math.isnan(count.tau_b) else count.tau_b
+    return table
 
-    def numbers(name: str) -> np.ndarray:
-        values = table.column(name).cast(pa.float64()).to_numpy()
-        return np.where(np.isfinite(values), values, np.nan)
 
-    def texts(name: str) -> np.ndarray:
-        return np.array(table.column(name).to_pylist(), dtype=str)
+def _edges(row: Mapping[str, Any]) -> Float64[np.ndarray, " edges"]:
+    """The ends of the bins of a reward's histogram."""
+    if not row["scored"]:
+        return np.linspace(0.0, 1.0, BINS + 1)
+    mean, reach = row["mean"], SPREAD * row["std"]
+    low, high = max(row["low"], mean - reach), min(row["high"], mean + reach)
+    pad = 0.5 * (1 + abs(mean)) * 1e-3 if high - low <= 1e-9 * (1 + abs(mean)) else 0.0
+    return np.linspace(low - pad, high + pad, BINS + 1)
 
-    def whole(name: str) -> np.ndarray:
-        return np.nan_to_num(numbers(name)).astype(np.int64)
 
-    return Batch(
-        np.unique(texts("prompt_id"), return_inverse=True)[1].astype(np.int64),
-        texts("generator"),
-        texts("status"),
-        texts("duplicate_of"),
-        whole("attempt") > 0,
-        numbers("phi"),
-        numbers("rank") == 1,
-        {name[len(SCORE) :]: numbers(name) for name in table.column_names if name.startswith(SCORE)},
-        whole("width"),
-        whole("height"),
-        tokens,
-    )
+def _summary(row: Mapping[str, Any]) -> dict[str, float | None]:
+    return {key: row[key] for key in ("mean", "std", "low", "high")}

@@ -110,7 +110,7 @@ def read_answers(path: Path, pairs: Sequence[Pair]) -> dict[str, str]:
         if name not in known:
             raise ValueError(
                 f"{path}: the pair {name!r} is not in {PAIRS}, and every answer must belong to one: if the pairs were"
-                " made anew, delete the labels; else remove this entry."
+                " made again, delete the labels; else remove this entry."
             )
         if not isinstance(answer, str) or answer not in SCORES:
             raise ValueError(
@@ -129,7 +129,7 @@ def _read(path: Path, format_name: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as problem:
-        raise ValueError(f"{path} must be valid JSON: {problem}. Mend it, or delete it and begin anew.") from None
+        raise ValueError(f"{path} must be valid JSON: {problem}. Mend it, or delete it and begin again.") from None
     if not isinstance(value, dict) or value.get("format") != format_name:
         found = value.get("format") if isinstance(value, dict) else value
         raise ValueError(f"{path}: format must be {format_name!r}, got {found!r}; use the diffpref that wrote it.")

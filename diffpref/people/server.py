@@ -90,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
             if not isinstance(given, dict):
                 raise ValueError(f"an answer must be a JSON object, got {given!r}.")
             if given.get("token") != labelling.token:
-                self._reply(409, {"problem": "the labelling was started anew; reload the page."})
+                self._reply(409, {"problem": "the labelling was started again; reload the page."})
                 return
             if self.path == "/answer":
                 labelling.answer(given.get("id"), given.get("answer"))
@@ -140,7 +140,7 @@ def serve(folder: Path, *, port: int, annotator: str, open_browser: bool) -> Non
     """
     labelling = Labelling(folder, annotator)
     if not labelling.left():
-        print(f"{labelling.summary()}\nTo answer anew, delete {labelling.path}.")
+        print(f"{labelling.summary()}\nTo answer again, delete {labelling.path}.")
         return
     with LabelServer(labelling, port) as server:
         address = f"http://{server.hosts[0]}/"

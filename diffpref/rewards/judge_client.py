@@ -1,16 +1,17 @@
-"""One OpenAI-compatible server over HTTP, with the standard library alone: what it serves, and one reply a question."""
+"""One OpenAI-compatible server over HTTP: what it serves, and one reply a question."""
 
-import http.client
 import json
-import urllib.error
 import urllib.parse
-import urllib.request
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import httpx2
+
 _LONGEST_WAIT = 600.0
 """What a server's Retry-After is cut to, in seconds."""
+_LIMITS = httpx2.Limits(max_connections=None)
+"""How many questions are open at once is the asker's to say."""
 
 
 class Trouble(Exception):
@@ -23,13 +24,6 @@ class Trouble(Exception):
     def __init__(self, reason: str, wait: float | None = None, *, timed_out: bool = False) -> None:
         super().__init__(reason)
         self.reason, self.wait, self.timed_out = reason, wait, timed_out
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """urllib would turn a redirected POST into a GET, and send the key to wherever it is sent."""
-
-    def redirect_request(self, *arguments: object, **named: object) -> None:
-        return None
 
 
 def base_url(endpoint: str) -> str:
@@ -60,12 +54,11 @@ class ChatClient:
 
     def __init__(self, endpoint: str, *, key: str, timeout: float) -> None:
         self.base = base_url(endpoint)
-        self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout = timeout
-        handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
-        if urllib.parse.urlsplit(self.base).hostname in ("localhost", "127.0.0.1", "::1"):
-            handlers.append(urllib.request.ProxyHandler({}))  # a proxy has another localhost
-        self._opener = urllib.request.build_opener(*handlers)
+        # A proxy has another localhost. A redirect is not followed: the key would go to wherever it leads.
+        here = urllib.parse.urlsplit(self.base).hostname in ("localhost", "127.0.0.1", "::1")
+        self._client = httpx2.Client(headers=headers, timeout=timeout, trust_env=not here, limits=_LIMITS)
 
     def models(self) -> dict[str, str]:
         """The served names, each with the model behind it where the server says so, else with itself.
@@ -93,40 +86,32 @@ class ChatClient:
             raise Trouble(f"an answer without choices: {json.dumps(answer):.200}") from None
 
     def _call(self, path: str, body: dict[str, Any] | None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.base + path, data, self._headers)
         try:
-            with self._opener.open(request, timeout=self._timeout) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as refusal:
-            with refusal:
-                text = _message(refusal)
-            if refusal.code in (408, 429) or refusal.code >= 500:
-                wait = _seconds(refusal.headers.get("Retry-After"))
-                raise Trouble(f"HTTP {refusal.code}: {text}", wait, timed_out=refusal.code in (408, 504)) from None
-            raise ValueError(f"{self.base}{path} answered HTTP {refusal.code}: {text}") from None
-        except (urllib.error.URLError, OSError, http.client.HTTPException, json.JSONDecodeError) as problem:
-            reason = problem.reason if isinstance(problem, urllib.error.URLError) else problem
-            late = isinstance(reason, TimeoutError)
-            said = f"no byte for {self._timeout:g} seconds" if late else f"{type(reason).__name__}: {reason}"
-            raise Trouble(said, timed_out=late) from None
+            answer = self._client.request("GET" if body is None else "POST", self.base + path, json=body)
+            if answer.is_success:
+                return answer.json()
+        except httpx2.TimeoutException:
+            raise Trouble(f"no byte for {self._timeout:g} seconds", timed_out=True) from None
+        except (httpx2.TransportError, httpx2.DecodingError, ValueError) as problem:
+            raise Trouble(f"{type(problem).__name__}: {problem}") from None
+        text = f"HTTP {answer.status_code}: {_message(answer)}"
+        if answer.status_code in (408, 429) or answer.status_code >= 500:
+            wait = _seconds(answer.headers.get("Retry-After"))
+            raise Trouble(text, wait, timed_out=answer.status_code in (408, 504))
+        raise ValueError(f"{self.base}{path} answered {text}")
 
 
-def _message(refusal: urllib.error.HTTPError) -> str:
+def _message(refusal: httpx2.Response) -> str:
     """The body's own message in any of the servers' forms, else its beginning."""
     try:
-        text = refusal.read().decode(errors="replace")
-    except (OSError, http.client.HTTPException):
-        return refusal.reason
-    try:
-        body = json.loads(text)
-    except json.JSONDecodeError:
-        return text.strip()[:300] or refusal.reason
+        body = refusal.json()
+    except ValueError:
+        return refusal.text.strip()[:300] or refusal.reason_phrase
     if isinstance(body, dict):
         inner = body.get("error", body)
         inner = inner.get("message", inner) if isinstance(inner, dict) else inner
         return str(inner)[:300]
-    return text[:300]
+    return refusal.text[:300]
 
 
 def _seconds(header: str | None) -> float | None:

@@ -18,12 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from diffpref.label import report
 from diffpref.label.images import TarWriter
 from diffpref.label.prompts import prompt_id
 from diffpref.label.report import write_report
 from diffpref.label.sections import percent
-from diffpref.label.statistics import Moments
 
 SCHEMA = pa.schema(
     [
@@ -224,11 +222,10 @@ def test_sizes(run: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
         assert size["pictures"] == len(mine) and size["mean_phi"] == pytest.approx(np.mean(mine))
 
 
-def test_one_batch_or_many_give_the_same_report(
-    run: tuple[Path, list[Row], Mapping[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_few_shards_or_many_give_the_same_report(
+    run: tuple[Path, list[Row], Mapping[str, Any]], tmp_path: Path
 ) -> None:
     folder, rows, figures = run
-    monkeypatch.setattr(report, "_ROWS", 1)
     other = write_run(tmp_path / "labels-1", rows, size=7)
     write_report(other)
 
@@ -308,18 +305,37 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         write_report(folder)
 
 
-def test_moments_of_numbers_far_from_zero() -> None:
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(1000, 2)) @ np.array([[1.0, 0.5], [0.0, 1.0]]) + np.array([1e7, -3.0])
-    moments = Moments(2)
-    for part in np.split(rows, [1, 1, 40, 700]):
-        moments.add(part)
-    np.testing.assert_allclose(moments.mean, rows.mean(0))
-    np.testing.assert_allclose(moments.std, rows.std(0), rtol=1e-7)
-    assert moments.correlation(0, 1) == pytest.approx(np.corrcoef(rows.T)[0, 1], abs=1e-7)
-    constant = Moments(2)
-    constant.add(np.array([[0.1, 1.0], [0.1, 2.0], [0.1, 4.0]]))
-    assert constant.correlation(0, 1) is None
+def test_scores_far_from_zero_and_constant_ones(tmp_path: Path) -> None:
+    rows = make_rows(40)
+    for row in rows:
+        row["score.one"], row["score.two-b"] = (None, None) if row["status"] != "ok" else (4e6 + row["score.one"], 0.1)
+    figures = figures_of(write_report(write_run(tmp_path / "run", rows, pictures=False)).parent)
+    scores = np.array([np.float32(row["score.one"]) for row in rows if row["status"] == "ok"], float)
+    tokens = [len(row["prompt"].split()) for row in rows if row["status"] == "ok"]
+    far, constant = figures["rewards"]["one"], figures["rewards"]["two-b"]
+    assert far["std"] == pytest.approx(scores.std(), rel=1e-9)
+    assert far["correlation_with_tokens"] == pytest.approx(np.corrcoef(scores, tokens)[0, 1], abs=1e-7)
+    assert constant["correlation_with_tokens"] is None and constant["gain_of_the_best"] == 0
+    assert sum(map(sum, (part["histogram"] for part in constant["by_generator"].values()))) == constant["scored"]
+
+
+def test_a_folder_whose_name_is_a_pattern(tmp_path: Path) -> None:
+    """Another folder that fits the pattern is not read."""
+    write_run(tmp_path / "run 1", make_rows(9), pictures=False)
+    folder = write_run(tmp_path / "run [1] it's", make_rows(5), pictures=False)
+    write_report(folder)
+    assert figures_of(folder)["pictures"]["planned"] == 15
+
+
+def test_a_shard_that_is_damaged_inside(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", make_rows(30), pictures=False)
+    path = folder / "labels" / "00000.parquet"
+    data = bytearray(path.read_bytes())
+    data[4:1500] = bytes(1496)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="cannot be read .*restore it, or run its stage again"):
+        write_report(folder)
+    assert not (folder / "report.json").exists()
 
 
 @pytest.mark.parametrize(

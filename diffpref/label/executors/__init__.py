@@ -1,4 +1,4 @@
-"""Executors: who does the shards of a stage. Every one gives the same bytes, because a shard hangs on files alone."""
+"""Executors: who does the shards of a stage. Every one gives the same bytes, because a shard depends only on files."""
 
 import importlib
 import os
@@ -27,7 +27,7 @@ class Executor(Protocol):
         ...
 
     def mine(self, shards: int) -> list[int]:
-        """The numbers of the shards that this process is answerable for."""
+        """The numbers of the shards that this process must do."""
         ...
 
     def run(self, stage: Stage, shards: list[int], progress: Progress) -> None:

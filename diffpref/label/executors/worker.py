@@ -4,7 +4,7 @@ import gc
 
 import torch
 
-from diffpref.label.stages import Report, Stage, Work, shard_of
+from diffpref.label.stages import Report, Stage, Work, do_shard
 
 
 def device_of(number: int) -> torch.device:
@@ -21,7 +21,8 @@ class Worker:
 
     def __init__(self, device: torch.device, threads: int) -> None:
         self.device = device
-        self._name, self._work = "", None
+        self._name = ""
+        self._work: Work | None = None
         if threads:
             torch.set_num_threads(threads)
 
@@ -31,9 +32,7 @@ class Worker:
             self.close()
             self._work, self._name = stage.open(self.device), stage.name
         assert self._work is not None, "it was opened above"
-        shard_of(stage, shard).sweep()
-        work: Work = self._work
-        work(shard, report)
+        do_shard(stage, self._work, shard, report)
 
     def close(self) -> None:
         """Give back the memory of the last stage."""
