@@ -11,7 +11,9 @@ from torch import Tensor
 
 from diffpref.backbones import Encoder
 from diffpref.data.rows import Picture, Preferences, decode
-from diffpref.files.store import TensorStore, content_key, require_space, to_dtype
+from diffpref.files.disk import require_space
+from diffpref.files.identity import content_key
+from diffpref.files.store import TensorStore, to_dtype
 from diffpref.types import Candidates, Cond
 
 

@@ -1,12 +1,12 @@
 """The public schemas of preference data: which columns each has, and what a row of it means."""
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from diffpref.data.rows import BadRow
+from diffpref.files.identity import hash_bit
 
 Cells: TypeAlias = Mapping[str, object]
 """One row: the schema's column names and what the cells hold. Absent optional columns are absent."""
@@ -136,7 +136,7 @@ def hpdv3(row: Cells) -> Choice | str:
         return "confidence at most 0.5"
     names = ("path1", "path2", "model1", "model2")
     content = "\0".join([prompt, *(value for value in map(row.get, names) if isinstance(value, str))])
-    swap = hashlib.sha256(content.encode()).digest()[0] & 1
+    swap = hash_bit(content)
     order = slice(None, None, -1 if swap else 1)
     scores = (confidence, 1.0 - confidence)
     return Choice(prompt, (row["path1"], row["path2"])[order], scores[order], _models(row, "model1", "model2")[order])

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from diffpref.files.identity import value_hash
 from diffpref.label.images import TarReader
 from diffpref.label.plan import Plan
-from diffpref.label.shards import Marker, Shard, digest, inputs_of, write_table
+from diffpref.label.shards import Marker, Shard, inputs_of, write_table
 from diffpref.label.stages import Report, Work, count, finish, shard_of
 
 SCHEMA = pa.schema(
@@ -45,7 +46,7 @@ class Filter:
     @property
     def settings(self) -> str:
         labels = self.plan.config.labels
-        return digest([labels.duplicate_pictures, labels.duplicate_bits, labels.black_level, labels.flat_std])
+        return value_hash([labels.duplicate_pictures, labels.duplicate_bits, labels.black_level, labels.flat_std])
 
     def inputs(self, shard: int) -> str:
         return inputs_of(images_markers(self.plan, shard))

@@ -10,9 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from diffpref.files.identity import file_hash
+from diffpref.files.identity import file_hash, value_hash
 from diffpref.label.config import GeneratorSettings
-from diffpref.label.shards import digest
 from diffpref.settings.dotted import load_callable
 from diffpref.settings.typed import nearest
 
@@ -66,7 +65,7 @@ def content_of(name: str | Path, hashes: Callable[[Path], str] = file_hash) -> s
     if path.is_file():
         return hashes(path)
     files = sorted(file for file in path.rglob("*") if file.suffix in WEIGHTS)
-    return digest([[file.relative_to(path).as_posix(), hashes(file)] for file in files])
+    return value_hash([[file.relative_to(path).as_posix(), hashes(file)] for file in files])
 
 
 def _weights(name: str, revision: str | None, hashes: Callable[[Path], str]) -> str:

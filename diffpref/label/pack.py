@@ -1,6 +1,5 @@
 """Stage `packs`: labelled pictures as parquet files that training reads: lists, pairs, Pick-a-Pic columns."""
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,11 +12,12 @@ import torch
 
 from diffpref.data.convert import RECORDS, schema_of
 from diffpref.data.rows import Row
+from diffpref.files.identity import hash_bit, value_hash
 from diffpref.label.config import PackSettings
 from diffpref.label.filter import images_markers
 from diffpref.label.images import TarReader
 from diffpref.label.plan import Plan
-from diffpref.label.shards import Shard, digest, durable, inputs_of
+from diffpref.label.shards import Shard, durable, inputs_of
 from diffpref.label.stages import Report, Work, finish, shard_of
 
 _GROUP_BYTES = 64 * 2**20
@@ -41,7 +41,7 @@ class Pack:
 
     @property
     def settings(self) -> str:
-        return digest([asdict(self.pack), self.plan.config.candidates])
+        return value_hash([asdict(self.pack), self.plan.config.candidates])
 
     def inputs(self, shard: int) -> str:
         labels = Shard(self.plan.root, "labels", shard).marker()
@@ -110,7 +110,7 @@ class Pack:
             else:
                 # Which stands first must not say which is better.
                 shown = sorted((better, worse), key=lambda row: row["image_id"])
-                if hashlib.sha256(" ".join(row["image_id"] for row in shown).encode()).digest()[0] & 1:
+                if hash_bit(" ".join(row["image_id"] for row in shown)):
                     shown.reverse()
                 ids = {f"image_{i}_uid": row["image_id"] for i, row in enumerate(shown)}
                 yield record(shown) | ids | {"num_example_per_prompt": len(pairs)}

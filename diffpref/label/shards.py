@@ -5,7 +5,6 @@ file, so that a rerun knows what is done, what is stale, and what a hand has edi
 host and no path: two runs of one plan write the same bytes; times and versions stand in the marker.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffpref.files import atomic
-from diffpref.files.identity import file_hash
-
-
-def digest(value: object) -> str:
-    """A short name of a JSON-like value: equal for equal values."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+from diffpref.files.identity import file_hash, value_hash
 
 
 class FileHashes:
@@ -182,4 +175,4 @@ class Shard:
 
 def inputs_of(markers: Sequence[Marker]) -> str:
     """The digest of the data files of other shards, by their hashes."""
-    return digest([[entry["sha256"] for _, entry in sorted(marker.files.items())] for marker in markers])
+    return value_hash([[entry["sha256"] for _, entry in sorted(marker.files.items())] for marker in markers])

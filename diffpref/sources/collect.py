@@ -11,7 +11,8 @@ from diffpref.backbones import Encoder, Family
 from diffpref.backbones.guidance import guided
 from diffpref.data.encode import encode_prompts
 from diffpref.files import atomic
-from diffpref.files.store import TensorStore, content_key, to_dtype
+from diffpref.files.identity import content_key
+from diffpref.files.store import TensorStore, to_dtype
 from diffpref.sources.dataset import encode_fixed
 from diffpref.training.config import TrainConfig
 from diffpref.training.models import accelerator_of, build_models, checkpoint_of, free_memory

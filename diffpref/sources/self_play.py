@@ -21,7 +21,8 @@ from diffpref.data.images import read_pictures
 from diffpref.data.rows import Preferences
 from diffpref.evaluate.measure import find_measure
 from diffpref.files import atomic
-from diffpref.files.store import TensorStore, content_key, to_dtype
+from diffpref.files.identity import content_key
+from diffpref.files.store import TensorStore, to_dtype
 from diffpref.sources.dataset import Encoded, encode_fixed
 from diffpref.sources.progress import claim, round_settings
 from diffpref.training import prepare

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from diffpref.backbones import Family
-from diffpref.files.store import TensorStore, content_key
+from diffpref.files.identity import content_key
+from diffpref.files.store import TensorStore
 from diffpref.inversion import Inverter, invert
 from diffpref.probe import forward_probe, inversion_probe, inverted_probe, transition_probe
 from diffpref.training.config import Comparison

@@ -14,7 +14,8 @@ from diffpref.backbones import sdxl
 from diffpref.data.encode import EncodedPreferences, Framing, encode_preferences, to_square
 from diffpref.data.rows import Preferences
 from diffpref.data.sources import read_preferences
-from diffpref.files.store import TensorStore, content_key
+from diffpref.files.identity import content_key
+from diffpref.files.store import TensorStore
 from tests.small_sdxl import save_pairs
 
 Run = Callable[..., Path]

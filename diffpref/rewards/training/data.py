@@ -3,7 +3,6 @@
 Axes: n pairs, 2 the pictures of a pair, s the square's side in pixels, l tokens.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffpref.data.rows import BadRow, Preferences, decode
 from diffpref.data.sources import as_pairs, read_preferences
+from diffpref.files.identity import sha256
 from diffpref.rewards.clip_hf import Processor
 from diffpref.rewards.training.config import Pairs
 from diffpref.training.stream import index_at
@@ -115,8 +115,8 @@ def read_pairs(settings: Pairs, source: str, split: str, max_rows: int | None) -
     prompts = [pairs.prompt(position) for position in range(len(pairs))]
     counts = Counter(prompts)
     weights = torch.tensor([1 / counts[prompt] for prompt in prompts], dtype=torch.float64)
-    digest = hashlib.sha256("\0".join(prompts).encode() + labels.numpy().tobytes())
-    return PairData(pairs, labels, weights, digest.hexdigest()[:16])
+    fingerprint = sha256("\0".join(prompts).encode() + labels.numpy().tobytes())[:16]
+    return PairData(pairs, labels, weights, fingerprint)
 
 
 def _column(text: str) -> tuple[str, str]:

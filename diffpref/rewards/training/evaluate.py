@@ -3,7 +3,6 @@
 Axes: n pairs, 2 the pictures of a pair.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from diffpref.data.rows import BadRow, Preferences, decode
 from diffpref.evaluate.statistics import WinRate, wilson_interval
+from diffpref.files.identity import hash_bit
 from diffpref.rewards.checked import CheckedReward
 from diffpref.rewards.training.losses import cross_entropy
 
@@ -120,7 +120,7 @@ def best_threshold(found: Predictions) -> float:
 
 def halves(prompts: Sequence[str]) -> Bool[Tensor, " n"]:
     """True for about half of the prompts, by a bit of each prompt's hash: all pairs of a prompt are on one side."""
-    bits = [hashlib.sha256(prompt.encode()).digest()[1] & 1 for prompt in prompts]
+    bits = [hash_bit(prompt, byte=1) for prompt in prompts]
     return torch.tensor(bits, dtype=torch.bool)
 
 
