@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from diffpref.data.rows import decode
+from diffpref.data.decode import decode
 
 PNG_LEVEL = 1
 """zlib's fastest level: at 1024 x 1024 a higher one takes several times as long for a few percent."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from diffpref.data.convert import RECORDS, schema_of
+from diffpref.data.convert import RECORD_FORMS
 from diffpref.data.rows import Row
 from diffpref.files.identity import hash_bit, value_hash
 from diffpref.label.config import PackSettings
@@ -66,7 +66,7 @@ class Pack:
         for row in table.to_pylist():
             if row["phi"] is not None:
                 ranked[row["prompt_id"]].append(row)
-        columns = schema_of(self.pack.form, _more_columns(self.pack.form, self.plan.config.names))
+        columns = RECORD_FORMS[self.pack.form].schema(_more_columns(self.pack.form, self.plan.config.names))
         written = dropped = 0
         with durable(shard.path(".parquet")) as path, pq.ParquetWriter(path, columns, compression="none") as writer:
             batch: list[dict[str, object]] = []
@@ -95,7 +95,8 @@ class Pack:
         def record(some: Sequence[dict[str, Any]]) -> dict[str, object]:
             pictures = tuple(readers[row["generator"]].data(row["image_id"]) for row in some)
             phi, models = tuple(row["phi"] for row in some), tuple(row["generator"] for row in some)
-            return RECORDS[self.pack.form](Row(some[0]["prompt"], pictures, phi, "", models))
+            row = Row(prompt=some[0]["prompt"], images=pictures, scores=phi, where="", models=models)
+            return RECORD_FORMS[self.pack.form].record(row)
 
         if self.pack.form == "lists":
             if len(rows) >= (self.pack.min_candidates or self.plan.config.candidates):

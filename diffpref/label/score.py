@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from diffpref.data.rows import decode
+from diffpref.data.decode import decode
 from diffpref.files.identity import file_hash, value_hash
 from diffpref.label.config import RewardUse
 from diffpref.label.filter import Source, images_markers

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from diffpref.data.rows import decode
+from diffpref.data.decode import decode
 from diffpref.report.page import Page
 
 PROMPTS = 24

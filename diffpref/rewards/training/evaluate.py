@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diffpref.data.rows import BadRow, Preferences, decode
+from diffpref.data.bad_row import BadRow
+from diffpref.data.decode import decode
+from diffpref.data.rows import Preferences
 from diffpref.evaluate.statistics import WinRate, wilson_interval
 from diffpref.files.identity import hash_bit
 from diffpref.rewards.checked import CheckedReward
@@ -60,12 +62,12 @@ def predict(reward: CheckedReward, preferences: Preferences, *, batch_size: int)
         pictures = []
         for row in rows:
             try:
-                pictures += [decode(picture) for picture in row.pictures]
+                pictures += [decode(picture) for picture in row.images]
             except BadRow as problem:
                 raise ValueError(f"{row.where}: {problem}") from None
-        scores = reward(pictures, [row.prompt for row in rows for _ in row.pictures]).tolist()
+        scores = reward(pictures, [row.prompt for row in rows for _ in row.images]).tolist()
         for row in rows:
-            own, scores = scores[: len(row.pictures)], scores[len(row.pictures) :]
+            own, scores = scores[: len(row.images)], scores[len(row.images) :]
             for i, j in combinations(range(len(own)), 2):
                 first.append(own[i])
                 second.append(own[j])
