@@ -19,8 +19,9 @@ from benchmarks.peers import attach_stock_lora, peer_step
 from diffpref.backbones import find_family, sdxl
 from diffpref.backbones.adapters import LoRA, trainable
 from diffpref.counting.steps import BETA
+from diffpref.data.decode import decode
 from diffpref.data.encode import to_square
-from diffpref.data.rows import Preferences, decode
+from diffpref.data.rows import Preferences
 from diffpref.demo.embedded import embedded
 from diffpref.engine import build
 from diffpref.engine.stored import open_store
@@ -148,7 +149,7 @@ def their_turn(config: TrainConfig, rows: Preferences) -> Turn:
         seen += PAIRS
         # Better first, as the rows' scores say.
         files = [
-            row.pictures[place]
+            row.images[place]
             for row in chosen
             for place in (row.scores[0] < row.scores[1], row.scores[0] >= row.scores[1])
         ]

@@ -88,14 +88,14 @@ def judge(config: Any, tuned: Path, folder: Path, split: str, count: int) -> dic
     """The judge's figures of the tuned model against its base on the captions of a split."""
     from PIL import Image
 
-    from diffpref.data.rows import decode
-    from diffpref.data.sources import read_preferences
+    from diffpref.data.decode import decode
+    from diffpref.data.preferences import read_preferences
     from diffpref.demo.compare import compare_hands
     from diffpref.demo.embedded import embedded
     from diffpref.demo.judge import Judge, to_batch
 
     rows = read_preferences(embedded(f"assets/emoji-pairs/{split}.parquet"))
-    real = [decode(row.pictures[row.scores.index(max(row.scores))]) for row in rows]
+    real = [decode(row.images[row.scores.index(max(row.scores))]) for row in rows]
     captions = [rows[place].prompt for place in range(0, len(rows), max(1, len(rows) // count))][:count]
     model = Path(config.model.pretrained_model_name_or_path)
     kept = folder.parent / f"base-{split}-{count}"

@@ -18,8 +18,8 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=292, help="how many of the 292 held-out captions")
     parser.add_argument("--sheet", type=Path, help="write base and tuned pictures of some captions to this PNG")
     args = parser.parse_args()
-    from diffpref.data.rows import decode
-    from diffpref.data.sources import read_preferences
+    from diffpref.data.decode import decode
+    from diffpref.data.preferences import read_preferences
     from diffpref.demo.compare import compare_hands
     from diffpref.demo.embedded import embedded
     from diffpref.demo.judge import Judge
@@ -31,7 +31,7 @@ def main() -> None:
     config = from_yaml(args.run / "config.yaml")
     model = Path(config.model.pretrained_model_name_or_path)
     rows = read_preferences(embedded("assets/emoji-pairs/heldout.parquet"))
-    real = [decode(row.pictures[row.scores.index(max(row.scores))]) for row in rows]
+    real = [decode(row.images[row.scores.index(max(row.scores))]) for row in rows]
     captions = [rows[place].prompt for place in range(0, len(rows), max(1, len(rows) // args.captions))][
         : args.captions
     ]

@@ -14,7 +14,7 @@ from typing import Any
 from diffpref.backbones.adapters import ADAPTERS
 from diffpref.counting.steps import Count, Ready, Setup, count_step, graph_bytes, make_ready
 from diffpref.files import atomic
-from diffpref.files.store import content_key
+from diffpref.files.identity import content_key
 from diffpref.run.environment import versions
 from diffpref.settings.axis import Axis
 

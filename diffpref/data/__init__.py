@@ -1,7 +1,9 @@
-"""Preference data: public schemas in, rows of a prompt, its pictures and their scores out."""
+"""Preference data: public schemas in, rows of a prompt, its images and their scores out."""
 
 from diffpref.data.check import check_rows
-from diffpref.data.rows import Picture, Preferences, Row, decode, picture_size
-from diffpref.data.sources import as_pairs, read_preferences
+from diffpref.data.decode import ImageSource, decode, image_size
+from diffpref.data.pairs import as_pairs
+from diffpref.data.preferences import read_preferences
+from diffpref.data.rows import Preferences, Row
 
-__all__ = ["Picture", "Preferences", "Row", "as_pairs", "check_rows", "decode", "picture_size", "read_preferences"]
+__all__ = ["ImageSource", "Preferences", "Row", "as_pairs", "check_rows", "decode", "image_size", "read_preferences"]

@@ -1,7 +1,6 @@
 """The command `diffpref data preview|validate|convert`: look at preference data, check it, rewrite it as parquet."""
 
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,10 +8,11 @@ from typing import Annotated, Literal
 import tyro
 
 from diffpref.data.check import check_rows
-from diffpref.data.convert import write_parquet
+from diffpref.data.columns import parse_columns
+from diffpref.data.convert import Target, write_parquet
+from diffpref.data.preferences import read_preferences
 from diffpref.data.preview import write_preview
 from diffpref.data.rows import Preferences
-from diffpref.data.sources import read_preferences
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Preview:
 
 @dataclass(frozen=True)
 class Validate:
-    """Read preference data, decode every picture, and print the counts; exit status 1 if anything is wrong."""
+    """Read preference data, decode every image, and print the counts; exit status 1 if anything is wrong."""
 
     reading: Read
     size_mismatch: Literal["error", "crop"] = "error"
-    """"crop" accepts rows whose pictures differ in size."""
+    """"crop" accepts rows whose images differ in size."""
     min_size: int | None = None
-    """The least width and height of a picture, in pixels."""
+    """The least width and height of an image, in pixels."""
     workers: int = 2
     """Threads that decode."""
 
@@ -69,27 +69,15 @@ class Convert:
     reading: Read
     output: Path
     """The parquet file to write."""
-    to: Literal["canonical", "pickapic"] = "canonical"
+    to: Target = "canonical"
     """Columns of diffpref (prompt, chosen, rejected, ...) or of Pick-a-Pic (caption, jpg_0, jpg_1, ...)."""
-
-
-def _columns(pairs: Sequence[str]) -> Mapping[str, str]:
-    columns = {}
-    for pair in pairs:
-        name, equals, column = pair.partition("=")
-        if not (name and equals and column):
-            raise ValueError(f"--columns {pair} must be NAME=COLUMN, like prompt=my_caption.")
-        if name in columns:
-            raise ValueError(f"--columns names {name} twice ({columns[name]} and {column}): keep one.")
-        columns[name] = column
-    return columns
 
 
 def _read(reading: Reading) -> Preferences:
     return read_preferences(
         reading.source,
         split=reading.split,
-        columns=_columns(reading.columns),
+        columns=parse_columns(reading.columns),
         on_bad_row=reading.on_bad_row,
         max_rows=reading.max_rows,
         revision=reading.revision,

@@ -1,7 +1,7 @@
 """Which schema a source has, by the names of its columns."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from diffpref.data.schemas import SCHEMAS, Schema
 
@@ -31,27 +31,39 @@ def _renamed(columns: Sequence[str], overrides: Mapping[str, str], source: str) 
     return {**names, **overrides}
 
 
+class UnknownSchema(ValueError):
+    """The columns fit no schema of preference data."""
+
+
+def find_schema(names: Collection[str], schemas: Sequence[Schema] = SCHEMAS) -> Schema | None:
+    """The first schema that finds all columns it needs among the names."""
+    return next((schema for schema in schemas if all(_spelling(need, names) for need in schema.needs)), None)
+
+
+def _spelling(need: str, names: Collection[str]) -> str | None:
+    """The first name of a needed column that is there."""
+    return next((name for name in need.split("|") if name in names), None)
+
+
 def detect(columns: Sequence[str], *, overrides: Mapping[str, str], source: str) -> tuple[Schema, dict[str, str]]:
     """The first schema whose columns are all there, and for each column it reads the source's name of it.
 
     Raises:
-        ValueError: no schema fits, or an override names what is not there.
+        ValueError: no schema fits (an UnknownSchema), or an override names what is not there.
     """
     available = _renamed(columns, overrides, source)
     usable = [schema for schema in SCHEMAS if set(overrides) <= schema.columns] or list(SCHEMAS)
-    for schema in usable:
-        found = {
-            need.split("|")[0]: next((n for n in need.split("|") if n in available), None) for need in schema.needs
-        }
-        if None not in found.values():
-            names = {first: available[name] for first, name in found.items() if name is not None}
-            return schema, names | {name: available[name] for name in schema.optional if name in available}
-    raise ValueError(_no_schema(columns, available, usable, source))
+    schema = find_schema(available, usable)
+    if schema is None:
+        raise UnknownSchema(_no_schema(columns, available, usable, source))
+    spellings = {need.split("|")[0]: _spelling(need, available) for need in schema.needs}
+    names = {first: available[name] for first, name in spellings.items() if name is not None}
+    return schema, names | {name: available[name] for name in schema.optional if name in available}
 
 
 def _no_schema(columns: Sequence[str], available: Mapping[str, str], usable: Sequence[Schema], source: str) -> str:
     def missing(schema: Schema) -> list[str]:
-        return [need for need in schema.needs if not set(need.split("|")) & set(available)]
+        return [need for need in schema.needs if _spelling(need, available) is None]
 
     nearest = min(usable, key=lambda schema: len(missing(schema)) / len(schema.needs))
     spare = [column for column in available if column not in nearest.columns]

@@ -1,4 +1,4 @@
-"""Preferences to an encoded data set: every picture and every unique prompt through the encoder once."""
+"""Preferences to an encoded data set: every image and every unique prompt through the encoder once."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -10,15 +10,18 @@ from PIL import Image
 from torch import Tensor
 
 from diffpref.backbones import Encoder
-from diffpref.data.rows import Picture, Preferences, decode
-from diffpref.files.store import TensorStore, content_key, require_space
+from diffpref.data.decode import ImageSource, decode
+from diffpref.data.rows import Preferences
+from diffpref.files.disk import require_space
+from diffpref.files.identity import content_key
+from diffpref.files.store import TensorStore
 from diffpref.run.precision import DTYPES
 from diffpref.types import Candidates, Cond
 
 
 @dataclass(frozen=True)
 class Framing:
-    """How pictures become tensors: resized on the shorter side, cropped to a square, perhaps mirrored."""
+    """How images become tensors: resized on the shorter side, cropped to a square, perhaps mirrored."""
 
     resolution: int
     crop: str = "center"
@@ -26,7 +29,7 @@ class Framing:
     seed: int = 0
 
     def offset(self, where: str) -> tuple[float, float]:
-        """Where a group's crop lies between the edges (0 to 1); shared by its pictures."""
+        """Where a group's crop lies between the edges (0 to 1); shared by its images."""
         if self.crop == "center":
             return 0.5, 0.5
         place = random.Random(f"{self.seed}/{where}")
@@ -51,7 +54,7 @@ class EncodedPreferences:
     store: TensorStore
     empty: Cond
     fingerprint: str
-    """Names the data: equal for equal rows, pictures, encoder and framing."""
+    """Names the data: equal for equal rows, images, encoder and framing."""
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -69,20 +72,20 @@ class EncodedPreferences:
         return Candidates(torch.stack(latents).float(), torch.stack(scores).float(), cond)
 
 
-def to_square(picture: Image.Image, resolution: int, offset: tuple[float, float]) -> Tensor:
-    """The picture as "3 r r" in [-1, 1]: shorter side to the resolution (Lanczos), then cropped at the offset."""
-    width, height = picture.size
+def to_square(image: Image.Image, resolution: int, offset: tuple[float, float]) -> Tensor:
+    """The image as "3 r r" in [-1, 1]: shorter side to the resolution (Lanczos), then cropped at the offset."""
+    width, height = image.size
     scale = resolution / min(width, height)
     size = max(resolution, round(width * scale)), max(resolution, round(height * scale))
-    if size != picture.size:
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.LANCZOS)
     left, top = (round(place * (side - resolution)) for place, side in zip(offset, size, strict=True))
-    picture = picture.crop((left, top, left + resolution, top + resolution))
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+    image = image.crop((left, top, left + resolution, top + resolution))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def _bytes(picture: Picture) -> bytes:
-    return picture if isinstance(picture, bytes) else picture.read_bytes()
+def _bytes(source: ImageSource) -> bytes:
+    return source if isinstance(source, bytes) else source.read_bytes()
 
 
 def encode_preferences(
@@ -102,21 +105,21 @@ def encode_preferences(
     Args:
         share: (rank, processes): this process encodes what is missing of its share of the keys. The caller must wait
             for the others and `store.refresh()` before it reads.
-        report: called with (encoded, to encode) pictures.
+        report: called with (encoded, to encode) images.
 
     Raises:
-        ValueError: a picture that cannot be decoded, or a disk that is too small; names the row.
+        ValueError: an image that cannot be decoded, or a disk that is too small; names the row.
     """
     look = f"{framing.resolution}/{dtype}/{encoder.identity}"
     groups: list[Group] = []
     texts: dict[str, str] = {}
-    # Places, not pictures: the pictures of a large data set do not fit in memory.
+    # Places, not images: the images of a large data set do not fit in memory.
     todo: dict[str, tuple[int, int, tuple[float, float], bool]] = {}
     for index, row in enumerate(preferences):
         offset = framing.offset(row.where)
         keys: dict[bool, list[str]] = {False: [], True: []}
-        for place, picture in enumerate(row.pictures):
-            data = _bytes(picture)
+        for place, source in enumerate(row.images):
+            data = _bytes(source)
             for mirror in (False, True) if framing.flip else (False,):
                 key = content_key(data, look, f"{offset}", f"mirrored {mirror}")
                 keys[mirror].append(key)
@@ -129,28 +132,28 @@ def encode_preferences(
     # By the key, not by the place among the missing: another process may have written before this one looked.
     prompts = [key for key in store.missing(texts) if int(key[:8], 16) % processes == rank]
     encode_prompts({key: texts[key] for key in prompts}, encoder, store, dtype)
-    mine = [(key, place) for key, place in todo.items() if int(key[:8], 16) % processes == rank]
-    for done, batch in _batches(mine, batch_size):
-        pictures = []
+    own = [(key, place) for key, place in todo.items() if int(key[:8], 16) % processes == rank]
+    for done, batch in _batches(own, batch_size):
+        images = []
         for _, (index, place, offset, mirror) in batch:
             row = preferences[index]
             try:
-                square = to_square(decode(row.pictures[place]), framing.resolution, offset)
+                square = to_square(decode(row.images[place]), framing.resolution, offset)
             except ValueError as problem:
-                raise ValueError(f"{row.where}, picture {place}: {problem}") from None
-            pictures.append(square.flip(-1) if mirror else square)
-        # The draw from the autoencoder's posterior belongs to the picture, not to the run.
+                raise ValueError(f"{row.where}, image {place}: {problem}") from None
+            images.append(square.flip(-1) if mirror else square)
+        # The draw from the autoencoder's posterior belongs to the image, not to the run.
         draws = [torch.Generator().manual_seed(int(key[:15], 16)) for key, _ in batch]
-        latents = encoder.encode_pictures(torch.stack(pictures), draws).to(DTYPES[dtype])
+        latents = encoder.encode_pictures(torch.stack(images), draws).to(DTYPES[dtype])
         if done == 0:
             one = latents[0].numel() * latents.element_size()
-            require_space(store.folder, 2 * one * len(mine), "the latent cache")
+            require_space(store.folder, 2 * one * len(own), "the latent cache")
         for (key, (index, place, _, _)), latent in zip(batch, latents, strict=True):
             if not latent.isfinite().all():
                 where = preferences[index].where
-                raise ValueError(f"{where}, picture {place}: its latent is not finite; use --cache_dtype float32.")
+                raise ValueError(f"{where}, image {place}: its latent is not finite; use --cache_dtype float32.")
             store.add(key, {"latent": latent})
-        report(done + len(batch), len(mine))
+        report(done + len(batch), len(own))
     store.flush()
     digest = content_key(*(repr(group) for group in groups))
     return EncodedPreferences(groups, store, empty, digest)

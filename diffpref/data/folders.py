@@ -1,39 +1,39 @@
-"""Pairs from two folders of pictures, `w/` and `l/` (or `chosen/` and `rejected/`), matched by file stem."""
+"""Pairs from two folders of images, `w/` and `l/` (or `chosen/` and `rejected/`), matched by file stem."""
 
 import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffpref.data.rows import BadRow, Preferences, Row
-from diffpref.data.tables import SKIP_REMEDY, OnBadRow, read_rows
+from diffpref.data.bad_row import BadRow
+from diffpref.data.rows import SKIP_REMEDY, OnBadRow, Preferences, Row, in_memory
 
 FOLDERS = (("w", "l"), ("chosen", "rejected"))
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 CAPTION_FILES = ("captions.json", "captions.csv", "metadata.jsonl", "metadata.csv")
 _NAME_COLUMNS = ("file_name", "file", "image", "name", "stem")
 _TEXT_COLUMNS = ("text", "caption", "prompt")
 
 
 def pair_folders(root: Path) -> tuple[Path, Path] | None:
-    """The folders of the better and of the worse pictures, if `root` has both."""
+    """The folders of the better and of the worse images, if `root` has both."""
     pairs = ((root / better, root / worse) for better, worse in FOLDERS)
     return next((pair for pair in pairs if pair[0].is_dir() and pair[1].is_dir()), None)
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    """Stem (with inner folders) -> picture."""
-    found: dict[str, Path] = {}
+def images_in(folder: Path) -> dict[str, Path]:
+    """Stem (with inner folders) -> image, for every image in the folder."""
+    images: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
-        if stem in found:
-            raise ValueError(f"{path} and {found[stem].name} have the same stem: rename or remove one.")
-        found[stem] = path
-    if not found:
-        raise ValueError(f"{folder} holds no picture: put files with {', '.join(PICTURE_SUFFIXES)} there.")
-    return found
+        if stem in images:
+            raise ValueError(f"{path} and {images[stem].name} have the same stem: rename or remove one.")
+        images[stem] = path
+    if not images:
+        raise ValueError(f"{folder} holds no image: put files with {', '.join(IMAGE_SUFFIXES)} there.")
+    return images
 
 
 def _field(record: object, columns: tuple[str, ...], where: str) -> str:
@@ -64,7 +64,7 @@ def _entries(path: Path) -> Iterator[tuple[str, str]]:
         yield _field(record, _NAME_COLUMNS, where), _field(record, _TEXT_COLUMNS, where)
 
 
-def _listed_captions(root: Path, folders: tuple[Path, Path]) -> dict[str, str]:
+def listed_captions(root: Path, folders: tuple[Path, Path]) -> dict[str, str]:
     """Stem -> caption from all caption files, in `root` or in either folder."""
     captions: dict[str, str] = {}
     inside = {folder.name for folder in folders}
@@ -74,7 +74,7 @@ def _listed_captions(root: Path, folders: tuple[Path, Path]) -> dict[str, str]:
         for name, caption in _entries(path):
             parts = Path(name).parts
             inner = Path(*parts[1:]) if parts and parts[0] in inside else Path(name)
-            stem = inner.with_suffix("") if inner.suffix.lower() in PICTURE_SUFFIXES else inner
+            stem = inner.with_suffix("") if inner.suffix.lower() in IMAGE_SUFFIXES else inner
             if captions.setdefault(stem.as_posix(), caption) != caption:
                 raise ValueError(f"{path} gives {name} a second, different caption: keep one.")
     return captions
@@ -94,13 +94,13 @@ def _caption(stem: str, root: Path, folders: tuple[Path, Path], listed: dict[str
 
 
 def read_folders(root: Path, folders: tuple[Path, Path], *, on_bad_row: OnBadRow, max_rows: int | None) -> Preferences:
-    """One row for each stem; the picture of the first folder has score 1, the other 0.
+    """One row for each stem; the image of the first folder has score 1, the other 0.
 
     Raises:
-        ValueError: a picture without its partner or its caption (with on_bad_row="error").
+        ValueError: an image without its partner or its caption (with on_bad_row="error").
     """
-    better, worse = (_pictures(folder) for folder in folders)
-    listed = _listed_captions(root, folders)
+    better, worse = (images_in(folder) for folder in folders)
+    listed = listed_captions(root, folders)
     rows: list[Row] = []
     dropped: dict[str, int] = {}
     for stem in sorted(better.keys() | worse.keys())[:max_rows]:
@@ -108,7 +108,7 @@ def read_folders(root: Path, folders: tuple[Path, Path], *, on_bad_row: OnBadRow
         try:
             if stem not in better or stem not in worse:
                 lacking = folders[1] if stem in better else folders[0]
-                raise BadRow("no partner", f"no picture named {stem} in {lacking}: add it, or remove {have.name}.")
+                raise BadRow("no partner", f"no image named {stem} in {lacking}: add it, or remove {have.name}.")
             caption = _caption(stem, root, folders, listed)
         except BadRow as problem:
             if on_bad_row == "error":
@@ -116,5 +116,5 @@ def read_folders(root: Path, folders: tuple[Path, Path], *, on_bad_row: OnBadRow
             dropped[problem.reason] = dropped.get(problem.reason, 0) + 1
             continue
         where = f"folder {have.relative_to(root).as_posix()}"
-        rows.append(Row(caption, (better[stem], worse[stem]), (1.0, 0.0), where))
-    return read_rows(str(root), f"folders {folders[0].name}/ and {folders[1].name}/", rows, dropped=dropped)
+        rows.append(Row(prompt=caption, images=(better[stem], worse[stem]), scores=(1.0, 0.0), where=where))
+    return in_memory(str(root), f"folders {folders[0].name}/ and {folders[1].name}/", rows, dropped=dropped)

@@ -4,6 +4,14 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffpref.data.detect import find_schema
+from diffpref.data.preferences import preferences_in, read_preferences
+from diffpref.data.rows import Preferences
+
+if TYPE_CHECKING:
+    from diffpref.data.open import OpenTable
 
 COLUMNS = ("prompt", "caption", "text")
 """Names of a column of prompts in any case; the first of them that a source has is read."""
@@ -47,18 +55,28 @@ def prompt_rows(source: str, *, split: str = "train") -> list[str]:
         except (csv.Error, UnicodeDecodeError) as problem:
             raise ValueError(f"{source} cannot be read as {suffix[1:]}: {problem}. Save it as UTF-8 text.") from problem
         except _NoColumn as problem:
-            if suffix == ".tsv":
+            if suffix == ".tsv" or find_schema(problem.columns) is None:
                 raise
-            try:
-                return _of_preferences(source, split)
-            except ValueError:
-                raise problem from None
-    found = _data_set(source, path, split)
-    return _of_preferences(source, split) if found is None else found
+            return _of_preferences(read_preferences(source))
+    from diffpref.data.open import is_saved, open_tables
+
+    if path.exists() and not is_saved(path):
+        return _of_preferences(read_preferences(source, split=split))
+    opened = open_tables(source, split=split)
+    prompts = _of_tables(opened, source)
+    if prompts is None:
+        prompts = _of_preferences(
+            preferences_in(opened, source, columns={}, on_bad_row="error", max_rows=None, ties="drop")
+        )
+    return prompts
 
 
 class _NoColumn(ValueError):
     """No column of prompts by name, though preference data may have one under another."""
+
+    def __init__(self, where: object, columns: Sequence[str]) -> None:
+        super().__init__(f"{where} has no column {', '.join(COLUMNS)}; it has {', '.join(columns)}.")
+        self.columns = columns
 
 
 def _file(path: Path, suffix: str) -> list[str]:
@@ -69,19 +87,21 @@ def _file(path: Path, suffix: str) -> list[str]:
     return _parquet(path) if suffix == ".parquet" else _json(path, lines=suffix == ".jsonl")
 
 
-def _of_preferences(source: str, split: str) -> list[str]:
-    from diffpref.data.sources import read_preferences
+def _of_preferences(preferences: Preferences) -> list[str]:
+    return [preferences.prompt(position).strip() for position in range(len(preferences))]
 
-    return [row.prompt.strip() for row in read_preferences(source, split=split)]
+
+def _prompt_column(names: Sequence[str]) -> str | None:
+    """The name of the column of prompts, if there is one."""
+    lower = {name.lower(): name for name in reversed(names)}
+    return next((lower[name] for name in COLUMNS if name in lower), None)
 
 
 def _column_of(names: Sequence[str], where: object) -> str:
-    """The name of the column of prompts."""
-    lower = {name.lower(): name for name in reversed(names)}
-    for name in COLUMNS:
-        if name in lower:
-            return lower[name]
-    raise _NoColumn(f"{where} has no column {', '.join(COLUMNS)}; it has {', '.join(names)}.")
+    name = _prompt_column(names)
+    if name is None:
+        raise _NoColumn(where, names)
+    return name
 
 
 def _text(value: object, where: str) -> str:
@@ -95,8 +115,7 @@ def _text(value: object, where: str) -> str:
 def _separated(path: Path, *, tab: bool) -> list[str]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         # Quotes are part of the text in tab-separated prompt lists such as PartiPrompts.
-        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tab else {}
-        rows = csv.DictReader(file, **form)
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tab else csv.DictReader(file)
         name = _column_of(rows.fieldnames or (), path)
         return [(row[name] or "").strip() for row in rows]
 
@@ -138,25 +157,13 @@ def _parquet(path: Path) -> list[str]:
     return [_text(cell, f"{path} row {i}") for i, cell in enumerate(cells)]
 
 
-def _data_set(source: str, path: Path, split: str) -> list[str] | None:
-    """The prompts of a data set of `datasets` with a column of them, or None where that is not what the source is."""
-    import datasets
-
-    if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        found = datasets.load_from_disk(str(path))
-        if isinstance(found, datasets.DatasetDict):
-            if split not in found:
-                raise ValueError(f"{source} has no split {split!r}; it has {', '.join(map(str, found))}.")
-            found = found[split]
-    elif path.exists() or source.count("/") != 1 or source.startswith("."):
-        return None
-    else:
-        try:
-            found = datasets.load_dataset(source, split=split)
-        except Exception:  # the hub, the network and builders raise their own; the reader of preferences says which
+def _of_tables(opened: Sequence["OpenTable"], source: str) -> list[str] | None:
+    """The prompts of tables that all have a column of them, else None."""
+    prompts: list[str] = []
+    for table in opened:
+        name = _prompt_column(table.columns)
+        if name is None:
             return None
-    names = {name.lower() for name in found.column_names}
-    if not names & set(COLUMNS):
-        return None
-    name = _column_of(found.column_names, source)
-    return [_text(cell, f"{source} row {i}") for i, cell in enumerate(found.select_columns([name])[name])]
+        cells = table.dataset.select_columns([name])[name]
+        prompts += [_text(cell, f"{source} row {i}") for i, cell in enumerate(cells)]
+    return prompts

@@ -1,12 +1,12 @@
 """The public schemas of preference data: which columns each has, and what a row of it means."""
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from diffpref.data.rows import BadRow
+from diffpref.data.bad_row import BadRow
+from diffpref.files.identity import hash_bit
 
 Cells: TypeAlias = Mapping[str, object]
 """One row: the schema's column names and what the cells hold. Absent optional columns are absent."""
@@ -14,7 +14,7 @@ Cells: TypeAlias = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Choice:
-    """A row understood: `cells` are its pictures as the source holds them; higher scores are better, and may all be
+    """A row understood: `cells` are its images as the source holds them; higher scores are better, and may all be
     equal (a tie)."""
 
     prompt: str
@@ -42,7 +42,7 @@ def _number(value: object, column: str) -> float:
     if number is None:
         raise BadRow("score is no number", f"{column} must be a number, got {value!r:.80}.")
     if not math.isfinite(number):
-        raise BadRow("score not finite", f"{column} must be a finite number, got {value}: score the picture again.")
+        raise BadRow("score not finite", f"{column} must be a finite number, got {value}: score the image again.")
     return number
 
 
@@ -58,20 +58,18 @@ def _models(row: Cells, *columns: str) -> tuple[str, ...]:
     return tuple(str(name) for name in names) if all(name is not None for name in names) else ()
 
 
-def _group(row: Cells, pictures: str, scores: str, *, sign: int = 1) -> Choice | str:
-    cells, numbers = _list(row, pictures), _list(row, scores)
+def _group(row: Cells, images: str, scores: str, *, sign: int = 1) -> Choice | str:
+    cells, numbers = _list(row, images), _list(row, scores)
     if len(cells) != len(numbers):
         raise BadRow(
-            "lengths differ", f"{pictures} has {len(cells)} entries and {scores} {len(numbers)}: give one to each."
+            "lengths differ", f"{images} has {len(cells)} entries and {scores} {len(numbers)}: give one to each."
         )
     if len(cells) < 2:
-        raise BadRow("single picture", f"{pictures} has {len(cells)} entries: a comparison needs at least two.")
+        raise BadRow("single image", f"{images} has {len(cells)} entries: a comparison needs at least two.")
     values = tuple(sign * _number(number, f"{scores}[{i}]") for i, number in enumerate(numbers))
     models = row.get("models")
     if models is not None and (not isinstance(models, (list, tuple)) or len(models) not in (0, len(cells))):
-        raise BadRow(
-            "lengths differ", f"models must name the model of each of the {len(cells)} pictures, or be absent."
-        )
+        raise BadRow("lengths differ", f"models must name the model of each of the {len(cells)} images, or be absent.")
     named = tuple(map(str, models)) if isinstance(models, (list, tuple)) else ()
     return Choice(_prompt(row), tuple(cells), values, named)
 
@@ -87,7 +85,7 @@ def canonical_pair(row: Cells) -> Choice | str:
     if chosen < rejected:
         raise BadRow(
             "scores contradict the choice",
-            f"chosen_score {chosen:g} is below rejected_score {rejected:g}: swap the pictures, or remove both columns.",
+            f"chosen_score {chosen:g} is below rejected_score {rejected:g}: swap the images, or remove both columns.",
         )
     return Choice(_prompt(row), cells, (chosen, rejected), models)
 
@@ -107,7 +105,7 @@ def pick_a_pic(row: Cells) -> Choice | str:
     if row.get("has_label") is False:
         return "no label"
     if row.get("are_different") is False:
-        return "same picture"
+        return "same image"
     first = _number(row["label_0"], "label_0")
     second = _number(row["label_1"], "label_1") if "label_1" in row else 1.0 - first
     prompt = _prompt(row, "caption")
@@ -115,7 +113,7 @@ def pick_a_pic(row: Cells) -> Choice | str:
 
 
 def hpdv2_train(row: Cells) -> Choice | str:
-    """`human_preference` is 1 at the preferred picture."""
+    """`human_preference` is 1 at the preferred image."""
     return _group(row, "file_path", "human_preference")
 
 
@@ -125,7 +123,7 @@ def hpdv2_test(row: Cells) -> Choice | str:
 
 
 def hpdv3(row: Cells) -> Choice | str:
-    """path1 is always the preferred picture, so a bit of the row's hash decides which side it is shown on.
+    """path1 is always the preferred image, so a bit of the row's hash decides which side it is shown on.
 
     `confidence` is the probability that path1 is the better one; without it the scores are 1 and 0."""
     prompt = _prompt(row)
@@ -136,7 +134,7 @@ def hpdv3(row: Cells) -> Choice | str:
         return "confidence at most 0.5"
     names = ("path1", "path2", "model1", "model2")
     content = "\0".join([prompt, *(value for value in map(row.get, names) if isinstance(value, str))])
-    swap = hashlib.sha256(content.encode()).digest()[0] & 1
+    swap = hash_bit(content)
     order = slice(None, None, -1 if swap else 1)
     scores = (confidence, 1.0 - confidence)
     return Choice(prompt, (row["path1"], row["path2"])[order], scores[order], _models(row, "model1", "model2")[order])

@@ -1,38 +1,38 @@
-"""Rows out of Arrow tables: a first pass that opens no picture decides what is kept, later reads fetch one row."""
+"""Rows out of Arrow tables: a first pass that opens no image decides what is kept, later reads fetch one row."""
 
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffpref.data.rows import BadRow, Picture, Preferences, Row, count_dropped, count_reasons
+from diffpref.data.bad_row import BadRow
+from diffpref.data.decode import ImageSource
+from diffpref.data.open import OpenTable
+from diffpref.data.rows import SKIP_REMEDY, OnBadRow, Preferences, Row, Ties, count_dropped, count_reasons
 from diffpref.data.schemas import Cells, Choice, Schema
 
-OnBadRow: TypeAlias = Literal["error", "skip"]
-Ties: TypeAlias = Literal["drop", "keep"]
-SKIP_REMEDY = 'Or leave such rows out with --on_bad_row skip (in Python: on_bad_row="skip").'
 _BATCH = 1000
-# Stands for a picture's bytes in the first pass.
+# Stands for an image's bytes in the first pass.
 _PRESENT = b"?"
 
 
 @runtime_checkable
 class ArrowRows(Protocol):
-    """A `datasets.Dataset` with format "arrow": a slice is a pyarrow.Table without decoded pictures."""
+    """A `datasets.Dataset` with format "arrow": a slice is a pyarrow.Table without decoded images."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: slice, /) -> Any: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Table:
-    """One file or split: its rows, its schema, and where its relative picture paths start."""
+    """One file or split: its rows, its schema, and where its relative image paths start."""
 
     where: str
     rows: ArrowRows
@@ -40,10 +40,10 @@ class Table:
     names: Mapping[str, str]
     """The schema's column name -> the table's."""
     folder: Path | None = None
-    """The folder of the file; picture paths are relative to it or to a folder in it."""
+    """The folder of the file; image paths are relative to it or to a folder in it."""
 
     def choice(self, cells: Cells, *, ties: Ties) -> Choice | str:
-        """What the row means or why it is left out; every picture cell holds bytes or a path."""
+        """What the row means or why it is left out; every image cell holds bytes or a path."""
         choice = self.schema.convert(cells)
         if isinstance(choice, Choice):
             if ties == "drop" and len(choice.scores) > 1 and len(set(choice.scores)) == 1:
@@ -53,53 +53,58 @@ class Table:
         return choice
 
     def outlines(self, stop: int) -> Iterator[Cells]:
-        """The first `stop` rows, where `_PRESENT` stands for the bytes of a picture."""
+        """The first `stop` rows, where `_PRESENT` stands for the bytes of an image."""
         for start in range(0, stop, _BATCH):
             batch = self.rows[start : min(start + _BATCH, stop)]
             columns = {name: _outline(batch.column(column)) for name, column in self.names.items()}
             yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
 
     def row(self, number: int) -> Row:
-        """The row of that number, with its pictures."""
+        """The row of that number, with its images."""
         line = self.rows[number : number + 1]
         choice = self.choice({name: line.column(column)[0].as_py() for name, column in self.names.items()}, ties="keep")
         assert isinstance(choice, Choice), "only kept rows are read"
-        pictures = tuple(self._picture(cell) for cell in choice.cells)
-        return Row(choice.prompt, pictures, choice.scores, f"{self.where} row {number}", choice.models)
+        return Row(
+            prompt=choice.prompt,
+            images=tuple(self._image(cell) for cell in choice.cells),
+            scores=choice.scores,
+            where=f"{self.where} row {number}",
+            models=choice.models,
+        )
 
     def prompt(self, number: int) -> str:
-        """The prompt of the row of that number; no picture is read."""
+        """The prompt of the row of that number; no image is read."""
         line = self.rows[number : number + 1]
         choice = self.schema.convert({name: _outline(line.column(column))[0] for name, column in self.names.items()})
         assert isinstance(choice, Choice), "only kept rows are read"
         return choice.prompt
 
-    def _picture(self, cell: object) -> Picture:
+    def _image(self, cell: object) -> ImageSource:
         content = cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell
         if isinstance(content, bytes):
             return content
         path = Path(str(content))
         if self.folder is None or path.is_absolute() or (self.folder / path).exists():
             return path if self.folder is None else self.folder / path
-        beside = (inner / path for inner in sorted(self.folder.iterdir()) if inner.is_dir())
-        return next((found for found in beside if found.exists()), self.folder / path)
+        inner_paths = (inner / path for inner in sorted(self.folder.iterdir()) if inner.is_dir())
+        return next((inner for inner in inner_paths if inner.exists()), self.folder / path)
 
 
 def _check_cell(cell: object, number: int) -> None:
     content = cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell
     if content is None or content == "" or content == b"":
-        raise BadRow("no picture", f"picture {number} is empty: give its bytes or its path.")
+        raise BadRow("no image", f"image {number} is empty: give its bytes or its path.")
     if not isinstance(content, (bytes, str)):
-        kind = type(content).__name__
         raise BadRow(
-            "picture of a wrong type", f"picture {number} must be bytes, a path or {{bytes, path}}, got {kind}."
+            "image of a wrong type",
+            f"image {number} must be bytes, a path or {{bytes, path}}, got {type(content).__name__}.",
         )
     if isinstance(content, str) and content.startswith(("http://", "https://")):
-        raise BadRow("picture is a URL", f"picture {number} is the URL {content:.80}: download it and give its path.")
+        raise BadRow("image is a URL", f"image {number} is the URL {content:.80}: download it and give its path.")
 
 
 def _outline(column: pa.ChunkedArray) -> list[object]:
-    """The cells, with `_PRESENT` for bytes and {bytes, path} structs, so that no picture is copied."""
+    """The cells, with `_PRESENT` for bytes and {bytes, path} structs, so that no image is copied."""
     return [cell for chunk in column.chunks for cell in _outline_chunk(chunk)]
 
 
@@ -116,6 +121,13 @@ def _outline_chunk(chunk: pa.Array) -> list[object]:
         lengths = pc.call_function("list_value_length", [chunk]).to_pylist()
         return [None if length is None else [next(cells) for _ in range(length)] for length in lengths]
     return chunk.to_pylist()
+
+
+def table_of(opened: OpenTable, schema: Schema, names: Mapping[str, str]) -> Table:
+    """The open table, read by a schema; `names` are the schema's names of columns -> the table's."""
+    columns = list(dict.fromkeys(names.values()))
+    arrow = opened.dataset.select_columns(columns).with_format("arrow")
+    return Table(where=opened.where, rows=arrow, schema=schema, names=names, folder=opened.folder)
 
 
 @dataclass(frozen=True)
@@ -163,27 +175,19 @@ def read_tables(
         starts.append(starts[-1] + left)
     if not index:
         remedy = (
-            " There is no preference in the data: score its pictures so that they differ." if "tie" in dropped else ""
+            " There is no preference in the data: score its images so that they differ." if "tie" in dropped else ""
         )
         raise ValueError(f"{source}: no usable row among {starts[-1]} read: {count_reasons(dropped)}.{remedy}")
     line = f"read: {starts[-1]} rows, {len(index)} kept{count_dropped(dropped)}"
     name = " + ".join(dict.fromkeys(table.schema.name for table in tables))
     read = _Reader(tuple(tables), tuple(starts))
-    return Preferences(source, name, read, index, scores, dict(dropped), (line,), read.prompt)
-
-
-def read_rows(
-    source: str,
-    schema: str,
-    rows: Sequence[Row],
-    *,
-    dropped: Mapping[str, int] | None = None,
-    max_rows: int | None = None,
-) -> Preferences:
-    """Rows that are in memory already (pictures by path) as a collection."""
-    counts = dict(dropped or {})
-    kept = rows if max_rows is None else rows[:max_rows]
-    if not kept:
-        raise ValueError(f"{source}: no usable row: {count_reasons(counts)}.")
-    line = f"read: {len(kept) + sum(counts.values())} rows, {len(kept)} kept{count_dropped(counts)}"
-    return Preferences(source, schema, kept.__getitem__, range(len(kept)), [r.scores for r in kept], counts, (line,))
+    return Preferences(
+        source=source,
+        schema=name,
+        read=read,
+        index=index,
+        scores=scores,
+        dropped=dict(dropped),
+        log=(line,),
+        read_prompt=read.prompt,
+    )

@@ -101,8 +101,8 @@ def main(arguments: list[str]) -> int:
     from diffpref.run.quiet import quiet_libraries
 
     quiet_libraries()
-    from diffpref.data.rows import decode
-    from diffpref.data.sources import read_preferences
+    from diffpref.data.decode import decode
+    from diffpref.data.preferences import read_preferences
     from diffpref.demo.compare import compare_hands
     from diffpref.demo.embedded import embedded
     from diffpref.demo.judge import Judge
@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> int:
     config = settings(options)
     check_output(config)
     heldout = read_preferences(embedded(HELDOUT))
-    chosen = [decode(row.pictures[row.scores.index(max(row.scores))]) for row in heldout]
+    chosen = [decode(row.images[row.scores.index(max(row.scores))]) for row in heldout]
     captions = [heldout[place].prompt for place in spread(len(heldout), options.captions)]
     model = embedded("assets/tiny-sdxl")
     say(f"drawing {len(captions)} held-out captions with the base model")

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from diffpref.backbones import Family
 from diffpref.files import atomic
-from diffpref.files.store import TensorStore, content_key
+from diffpref.files.identity import content_key
+from diffpref.files.store import TensorStore
 from diffpref.path import GaussianPath
 from diffpref.probes import AnyBatch
 from diffpref.training.config import TrainConfig

@@ -4,8 +4,6 @@ A key is a hash of everything that the tensors depend on (picture bytes, model w
 cache folder can be shared by any runs and never goes stale.
 """
 
-import hashlib
-import shutil
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,27 +16,6 @@ from torch import Tensor
 from diffpref.files import atomic
 
 SHARD_BYTES = 64 * 2**20
-
-
-def content_key(*parts: bytes | str) -> str:
-    """A hash of the parts in order, no two different lists of parts alike."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()[:32]
-
-
-def require_space(folder: Path, needed: int, purpose: str) -> None:
-    """Raise ValueError where the disk of `folder` has less than `needed` bytes free."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise ValueError(
-            f"{folder}: {purpose} needs about {needed / 2**30:.2f} GiB, the disk has {free / 2**30:.2f} GiB free. "
-            "Free some space, or choose another disk with --output_dir or --cache_dir."
-        )
 
 
 class TensorStore:

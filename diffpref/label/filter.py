@@ -10,9 +10,10 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+from diffpref.files.identity import value_hash
 from diffpref.label.images import Source, images_markers
 from diffpref.label.plan import Plan
-from diffpref.label.shards import digest, inputs_of, write_table
+from diffpref.label.shards import inputs_of, write_table
 from diffpref.label.stages import Made, Report, Work, count, shard_of
 
 SCHEMA = pa.schema(
@@ -43,7 +44,7 @@ class Filter:
     @property
     def settings(self) -> str:
         labels = self.plan.config.labels
-        return digest([labels.duplicate_pictures, labels.duplicate_bits, labels.black_level, labels.flat_std])
+        return value_hash([labels.duplicate_pictures, labels.duplicate_bits, labels.black_level, labels.flat_std])
 
     def inputs(self, shard: int) -> str:
         return inputs_of(images_markers(self.plan, shard))

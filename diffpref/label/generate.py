@@ -7,12 +7,13 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from diffpref.files.identity import value_hash
 from diffpref.label.config import GeneratorSettings
 from diffpref.label.generators import Drawn, Generator, load_generator
 from diffpref.label.images import TarWriter
 from diffpref.label.plan import Plan, Planned, seed_of
 from diffpref.label.provenance import versions
-from diffpref.label.shards import digest, durable, write_table
+from diffpref.label.shards import durable, write_table
 from diffpref.label.stages import Failures, Made, Report, Work, count, one_line, shard_of
 
 SCHEMA = pa.schema(
@@ -51,7 +52,7 @@ class Generate:
         return self.plan.generator_keys[self.generator.name]
 
     def inputs(self, shard: int) -> str:
-        return digest([list(row) for row in self.plan.rows(shard)])
+        return value_hash([list(row) for row in self.plan.rows(shard)])
 
     def open(self, device: torch.device) -> Work:
         drawing = _Drawing(self, load_generator(self.generator, device))

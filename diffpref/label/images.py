@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
-from diffpref.data.rows import decode
+from diffpref.data.decode import decode
 from diffpref.label.plan import Plan
 from diffpref.label.shards import Marker, Shard
 

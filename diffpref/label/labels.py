@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float64
 
+from diffpref.files.identity import value_hash
 from diffpref.label import generate
 from diffpref.label.images import images_markers
 from diffpref.label.plan import Plan
-from diffpref.label.shards import Marker, Shard, digest, inputs_of, write_table
+from diffpref.label.shards import Marker, Shard, inputs_of, write_table
 from diffpref.label.stages import Made, Report, Work, count, shard_of
 from diffpref.rewards.aggregate import AGGREGATORS, mean_z, ranks
 
@@ -139,7 +140,7 @@ class Label:
     @property
     def settings(self) -> str:
         labels, rewards = self.plan.config.labels, self.plan.config.rewards
-        return digest(
+        return value_hash(
             [
                 [labels.aggregator, labels.weights, labels.temperatures],
                 [[reward.name, reward.held_out] for reward in rewards],

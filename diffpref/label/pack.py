@@ -1,6 +1,5 @@
 """Stage `packs`: labelled pictures as parquet files that training reads: lists, pairs, Pick-a-Pic columns."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -10,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from diffpref.data.convert import RECORDS, schema_of
+from diffpref.data.convert import RECORD_FORMS
 from diffpref.data.rows import Row
+from diffpref.files.identity import hash_bit, value_hash
 from diffpref.label.config import PackSettings
 from diffpref.label.images import TarReader, images_markers
 from diffpref.label.plan import Plan
-from diffpref.label.shards import Shard, digest, durable, inputs_of
+from diffpref.label.shards import Shard, durable, inputs_of
 from diffpref.label.stages import Made, Report, Work, shard_of
 
 _GROUP_BYTES = 64 * 2**20
@@ -39,7 +39,7 @@ class Pack:
 
     @property
     def settings(self) -> str:
-        return digest([asdict(self.pack), self.plan.config.candidates])
+        return value_hash([asdict(self.pack), self.plan.config.candidates])
 
     def inputs(self, shard: int) -> str:
         labels = Shard(self.plan.root, "labels", shard).marker()
@@ -64,7 +64,7 @@ class Pack:
         for row in table.to_pylist():
             if row["phi"] is not None:
                 ranked[row["prompt_id"]].append(row)
-        columns = schema_of(self.pack.form, _more_columns(self.pack.form, self.plan.config.names))
+        columns = RECORD_FORMS[self.pack.form].schema(_more_columns(self.pack.form, self.plan.config.names))
         written = dropped = 0
         with durable(shard.path(".parquet")) as path, pq.ParquetWriter(path, columns, compression="none") as writer:
             batch: list[dict[str, object]] = []
@@ -92,7 +92,8 @@ class Pack:
         def record(some: Sequence[dict[str, Any]]) -> dict[str, object]:
             pictures = tuple(readers[row["generator"]].data(row["image_id"]) for row in some)
             phi, models = tuple(row["phi"] for row in some), tuple(row["generator"] for row in some)
-            return RECORDS[self.pack.form](Row(some[0]["prompt"], pictures, phi, "", models))
+            row = Row(prompt=some[0]["prompt"], images=pictures, scores=phi, where="", models=models)
+            return RECORD_FORMS[self.pack.form].record(row)
 
         if self.pack.form == "lists":
             if len(rows) >= (self.pack.min_candidates or self.plan.config.candidates):
@@ -107,7 +108,7 @@ class Pack:
             else:
                 # Which stands first must not say which is better.
                 shown = sorted((better, worse), key=lambda row: row["image_id"])
-                if hashlib.sha256(" ".join(row["image_id"] for row in shown).encode()).digest()[0] & 1:
+                if hash_bit(" ".join(row["image_id"] for row in shown)):
                     shown.reverse()
                 ids = {f"image_{i}_uid": row["image_id"] for i, row in enumerate(shown)}
                 yield record(shown) | ids | {"num_example_per_prompt": len(pairs)}

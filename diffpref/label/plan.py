@@ -4,7 +4,6 @@ What the plan holds decides every byte of every picture; it is written once, and
 another one is refused. Rewards, labels and packs are not in it: they may be added and changed at any time.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffpref.files import atomic
+from diffpref.files.identity import sha256, value_hash
 from diffpref.label.config import GeneratorSettings, LabelConfig
 from diffpref.label.generators import check_generator, identity
 from diffpref.label.prompts import PromptSettings, check_prompts
-from diffpref.label.shards import FileHashes, digest, write_table
+from diffpref.label.shards import FileHashes, write_table
 
 PLAN, PROMPTS, FORMAT = "plan.json", "prompts.parquet", "diffpref-label-1"
 _REMEDY = "restore it, or choose another output_dir"
@@ -29,8 +29,8 @@ def seed_of(base: int, prompt_id: str, generator: str, sample: int, attempt: int
     """The seed of one picture, in [0, 2^63): of what the picture is, so not of batches, workers or the order of work.
 
     An attempt after the first takes the next seeds."""
-    text = f"{base}|{prompt_id}|{generator}|{sample}".encode()
-    return (int.from_bytes(hashlib.sha256(text).digest()[:8], "big") + attempt) % 2**63
+    text = f"{base}|{prompt_id}|{generator}|{sample}"
+    return (int(sha256(text)[:16], 16) + attempt) % 2**63
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def make_plan(config: LabelConfig, hashes: FileHashes | None = None) -> Plan:
         checked = check_prompts(config.prompts)
         table = pa.Table.from_pylist([asdict(prompt) for prompt in checked])
         kept = [prompt for prompt in checked if prompt.kept]
-        now["prompts"] = digest([[prompt.prompt_id, prompt.prompt] for prompt in kept])
+        now["prompts"] = value_hash([[prompt.prompt_id, prompt.prompt] for prompt in kept])
         if old is None:
             root.mkdir(parents=True, exist_ok=True)
             write_table(root / PROMPTS, table)
@@ -126,7 +126,7 @@ def make_plan(config: LabelConfig, hashes: FileHashes | None = None) -> Plan:
         _compare(root, old, now)
     hashes.save()
     ids, texts = _kept(root, now["prompts"])
-    keys = {name: digest([now["seed"], identity_]) for name, identity_ in now["generators"].items()}
+    keys = {name: value_hash([now["seed"], identity_]) for name, identity_ in now["generators"].items()}
     return Plan(root, config, keys, now["prompts"], ids, texts)
 
 
@@ -146,7 +146,7 @@ def _kept(root: Path, expected: str) -> tuple[list[str], list[str]]:
         raise ValueError(f"{root / PROMPTS} cannot be read ({problem}): {_REMEDY}.") from None
     table = table.filter(table.column("kept"))
     ids, texts = table.column("prompt_id").to_pylist(), table.column("prompt").to_pylist()
-    if digest([list(pair) for pair in zip(ids, texts, strict=True)]) != expected:
+    if value_hash([list(pair) for pair in zip(ids, texts, strict=True)]) != expected:
         raise ValueError(f"{root / PROMPTS} was changed after the plan was made: {_REMEDY}.")
     return ids, texts
 
@@ -167,7 +167,7 @@ def _read(root: Path) -> dict[str, Any] | None:
 def _source(prompts: PromptSettings, hashes: FileHashes) -> str:
     """A digest of the prompt settings and of the files they name; a data set on the hub has its name alone."""
     files = [Path(name).expanduser() for name in (prompts.prompts, *prompts.exclude)]
-    return digest([asdict(prompts), [hashes(file) if file.is_file() else "" for file in files]])
+    return value_hash([asdict(prompts), [hashes(file) if file.is_file() else "" for file in files]])
 
 
 def _compare(root: Path, old: Mapping[str, Any], now: Mapping[str, Any]) -> None:

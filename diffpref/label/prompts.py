@@ -1,11 +1,12 @@
 """Which prompts of a source are labelled: no repeats, nothing of an evaluation set, and how long each one is."""
 
-import hashlib
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
+
+from diffpref.files.identity import sha256
 
 Status: TypeAlias = Literal["ok", "duplicate", "near_duplicate", "evaluation_set", "too_long"]
 
@@ -63,7 +64,7 @@ class CheckedPrompt:
 
 def prompt_id(prompt: str) -> str:
     """The first 16 hexadecimal digits of SHA-256 of the prompt's NFC form in UTF-8."""
-    return hashlib.sha256(unicodedata.normalize("NFC", prompt).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return sha256(unicodedata.normalize("NFC", prompt))[:16]
 
 
 def check_prompts(settings: PromptSettings) -> list[CheckedPrompt]:

@@ -12,13 +12,13 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from diffpref.data.rows import decode
-from diffpref.files.identity import file_hash
+from diffpref.data.decode import decode
+from diffpref.files.identity import file_hash, value_hash
 from diffpref.label.config import RewardUse
 from diffpref.label.images import Source, images_markers
 from diffpref.label.plan import Plan
 from diffpref.label.provenance import versions
-from diffpref.label.shards import WEIGHTS, content_of, digest, inputs_of, write_table
+from diffpref.label.shards import WEIGHTS, content_of, inputs_of, write_table
 from diffpref.label.stages import Failures, Made, Report, Work, count, one_line, shard_of
 from diffpref.rewards import REWARDS, CheckedReward, WrongAnswer, find_reward, reward_settings
 from diffpref.settings.dotted import is_address, load_callable
@@ -42,9 +42,9 @@ def reward_key(use: RewardUse, hashes: Callable[[Path], str] = file_hash) -> str
         settings = {**read_yaml(Path(name)), **settings}
     elif name not in REWARDS and is_address(name):
         source = inspect.getsourcefile(load_callable("reward", name))
-        return digest([name.rpartition(":")[2], content_of(source, hashes) if source else ""])
+        return value_hash([name.rpartition(":")[2], content_of(source, hashes) if source else ""])
     reward_settings(str(settings.get("reward", name)), {k: v for k, v in settings.items() if k != "reward"}, use.name)
-    return digest([name, _contents(settings, use.name, hashes)])
+    return value_hash([name, _contents(settings, use.name, hashes)])
 
 
 def _contents(value: Any, name: str, hashes: Callable[[Path], str]) -> Any:

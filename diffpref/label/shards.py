@@ -5,7 +5,6 @@ file, so that a rerun knows what is done, what is stale, and what a hand has edi
 host and no path: two runs of one plan write the same bytes; times and versions stand in the marker.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,16 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffpref.files import atomic
-from diffpref.files.identity import file_hash
+from diffpref.files.identity import file_hash, value_hash
 
 WEIGHTS = {".safetensors", ".bin", ".json", ".txt", ".model", ".pt", ".pth", ".ckpt"}
 """Suffixes of the files of a model's folder that its results depend on."""
-
-
-def digest(value: object) -> str:
-    """A short name of a JSON-like value: equal for equal values."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def content_of(name: str | Path, hashes: Callable[[Path], str] = file_hash) -> str:
@@ -36,7 +29,7 @@ def content_of(name: str | Path, hashes: Callable[[Path], str] = file_hash) -> s
     if path.is_file():
         return hashes(path)
     files = sorted(file for file in path.rglob("*") if file.suffix in WEIGHTS)
-    return digest([[file.relative_to(path).as_posix(), hashes(file)] for file in files])
+    return value_hash([[file.relative_to(path).as_posix(), hashes(file)] for file in files])
 
 
 class FileHashes:
@@ -194,4 +187,4 @@ class Shard:
 
 def inputs_of(markers: Sequence[Marker]) -> str:
     """The digest of the data files of other shards, by their hashes."""
-    return digest([[entry["sha256"] for _, entry in sorted(marker.files.items())] for marker in markers])
+    return value_hash([[entry["sha256"] for _, entry in sorted(marker.files.items())] for marker in markers])

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from diffpref.data.rows import decode
+from diffpref.data.decode import decode
 from diffpref.label.database import Database
 from diffpref.report.page import Page
 

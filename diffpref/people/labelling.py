@@ -1,6 +1,5 @@
 """The state behind the page: one person's answers, kept in the file at every moment, and when to stop asking."""
 
-import hashlib
 import math
 import secrets
 import shlex
@@ -9,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from diffpref.files.identity import hash_bit
 from diffpref.people.pairs import SCORES, Pair, labels_path, read_answers, read_pairs, write_answers
 
 GRACE = 10.0  # seconds from the last answer to the end, to take that answer back
@@ -93,5 +93,5 @@ class Labelling:
 
 def display_order(pair: Pair) -> list[str]:
     """Which picture stands left and which right: the same at every start, either way equally often over many pairs."""
-    swap = hashlib.sha256(pair.id.encode()).digest()[0] & 1
+    swap = hash_bit(pair.id)
     return ["second", "first"] if swap else ["first", "second"]

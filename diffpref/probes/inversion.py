@@ -8,7 +8,8 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from diffpref.files.store import TensorStore, content_key
+from diffpref.files.identity import content_key
+from diffpref.files.store import TensorStore
 from diffpref.inversion import Inverter, invert
 from diffpref.probe import inversion_probe, inverted_probe
 from diffpref.probes.batch import AnyBatch, Batch

@@ -12,7 +12,8 @@ from jaxtyping import Float, Float64
 from PIL import Image
 from torch import Tensor
 
-from diffpref.rewards.checkpoint import check_keys, local_file, read_tensors, sha256
+from diffpref.files.identity import files_hash
+from diffpref.rewards.checkpoint import check_keys, local_file, read_tensors
 from diffpref.rewards.clip_open import MIDDLE_SQUARE, OpenClip, find_weights, middle_square
 from diffpref.rewards.clip_pairs import Dtype, check_batch_size, directions
 from diffpref.rewards.vision import in_batches
@@ -74,7 +75,7 @@ class Aesthetic:
         )
         checkpoint = f"{settings.checkpoint} on {settings.architecture} {settings.clip}"
         about = self.clip.provenance("aesthetic", checkpoint=checkpoint, rule=MIDDLE_SQUARE)
-        both = f"head:{sha256([head])} clip:{about['sha256']}"
+        both = f"head:{files_hash([head])} clip:{about['sha256']}"
         self.provenance = {**about, "sha256": both, "tokenizer": "none", "unit": "rating"}
 
     @torch.no_grad()

@@ -12,8 +12,9 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from diffpref.files.identity import files_hash
 from diffpref.rewards.blip_model import Recipe, read_model
-from diffpref.rewards.checkpoint import sha256, versions
+from diffpref.rewards.checkpoint import versions
 from diffpref.rewards.clip_pairs import Dtype
 from diffpref.rewards.vision import in_batches, normalise, torchvision_square, unique
 from diffpref.run.precision import DTYPES
@@ -75,7 +76,7 @@ class BlipReward:
         self.provenance = {
             "scorer": recipe.name,
             "checkpoint": checkpoint,
-            "sha256": sha256([file]),
+            "sha256": files_hash([file]),
             "preprocessing": f"shorter side {self.model.size}, bicubic, antialiased, 8 bit (Pillow); centre crop, odd "
             "surplus to even; to RGB; normalised by CLIP's",
             "tokenizer": f"{tokenizer} (BertTokenizer, {recipe.max_length} tokens)",

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diffpref.files.identity import file_hash, installed
+from diffpref.files.identity import installed
 
 
 def hub_file(repository: str, filename: str) -> Path:
@@ -93,11 +93,6 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, 
     """Copy a file's tensors into the module; raises ValueError unless they are exactly its own."""
     check_keys(path, tensors, module.state_dict(), remedy=remedy)
     module.load_state_dict(dict(tensors))
-
-
-def sha256(files: Sequence[Path]) -> str:
-    """The files' SHA-256 in hexadecimal, each with its name where there are several."""
-    return " ".join(file_hash(path) if len(files) == 1 else f"{path.name}:{file_hash(path)}" for path in files)
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from diffpref.rewards.checkpoint import load_strictly, local_file, read_tensors, sha256, versions
+from diffpref.files.identity import files_hash
+from diffpref.rewards.checkpoint import load_strictly, local_file, read_tensors, versions
 from diffpref.rewards.clip_pairs import Dtype
 from diffpref.rewards.vision import CLIP_MEAN, CLIP_STD, normalise, torchvision_square
 from diffpref.run.precision import DTYPES
@@ -125,7 +126,7 @@ class OpenClip:
         return {
             "scorer": scorer,
             "checkpoint": checkpoint,
-            "sha256": sha256([weights.path]),
+            "sha256": files_hash([weights.path]),
             "preprocessing": f"{rule.format(side=self.size)}; normalised by {normal}",
             "tokenizer": f"open_clip {type(self.tokenizer).__name__}, {self.model.context_length} tokens",
             "dtype": str(self.dtype).removeprefix("torch."),

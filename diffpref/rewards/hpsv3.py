@@ -3,7 +3,6 @@
 Axes: n pictures, t tokens, c channels.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from diffpref.rewards.checkpoint import check_keys, read_tensors, sha256, versions
+from diffpref.files.identity import files_hash, sha256
+from diffpref.rewards.checkpoint import check_keys, read_tensors, versions
 from diffpref.rewards.clip_pairs import Dtype, check_batch_size
 from diffpref.rewards.qwen import (
     LIBRARIES,
@@ -96,7 +96,7 @@ class Hpsv3:
             "checkpoint": settings.checkpoint,
             "sha256": checksum,
             "base": settings.base,
-            "template sha256": hashlib.sha256(QUESTION.encode()).hexdigest(),
+            "template sha256": sha256(QUESTION),
             "preprocessing": f"PIL bicubic to about {PIXELS} pixels in multiples of 28",
             "positions": "0, 1, 2, ... for text and picture alike",
             "dtype": f"{settings.dtype}, head float32",
@@ -184,7 +184,7 @@ class Hpsv3Settings:
             head=head.to(device),
             processor=processor,
             settings=self,
-            checksum=sha256([path]),
+            checksum=files_hash([path]),
         )
 
 

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor, nn
 
-from diffpref.rewards.checkpoint import check_keys, hub_file, local_file, read_tensors, sha256, versions
+from diffpref.files.identity import files_hash
+from diffpref.rewards.checkpoint import check_keys, hub_file, local_file, read_tensors, versions
 from diffpref.rewards.clip_hf import LAION_H, load_config, load_processor
 from diffpref.rewards.clip_pairs import Dtype, check_batch_size, directions
 from diffpref.rewards.mps_cross import HEAD, CrossModel, rotary_angles
@@ -96,7 +97,7 @@ class MPS:
         self.provenance = {
             "scorer": "mps",
             "checkpoint": settings.checkpoint,
-            "sha256": sha256([path]),
+            "sha256": files_hash([path]),
             "preprocessing": self.processor.rule.name(),
             "tokenizer": f"{settings.processor} ({type(self.processor.tokenizer).__name__}, "
             f"{self.processor.length} tokens)",

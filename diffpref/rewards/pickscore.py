@@ -13,7 +13,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from diffpref.rewards.checkpoint import sha256, versions
+from diffpref.files.identity import files_hash
+from diffpref.rewards.checkpoint import versions
 from diffpref.rewards.clip_hf import LAION_H, Processor, load_config, load_model, load_processor
 from diffpref.rewards.clip_pairs import Dtype, check_batch_size, cosines
 from diffpref.run.precision import DTYPES
@@ -68,7 +69,7 @@ class PickScore:
         self.provenance = {
             "scorer": "pickscore",
             "checkpoint": settings.checkpoint,
-            "sha256": sha256(files),
+            "sha256": files_hash(files),
             "preprocessing": self.processor.rule.name(),
             "tokenizer": f"{processor} ({type(self.processor.tokenizer).__name__}, {self.processor.length} tokens)",
             "dtype": settings.dtype,

@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
 from itertools import combinations
 from typing import Literal
 
@@ -16,6 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from diffpref.files.identity import sha256
 from diffpref.rewards.judge_asking import Asker, data_url
 from diffpref.rewards.judge_client import ChatClient, Trouble, base_url
 from diffpref.rewards.judge_parsing import TEMPLATES, Mode, Template
@@ -38,7 +38,7 @@ class VlmJudge:
             "served": served,
             "endpoint": client.base,
             "template": settings.template if settings.template in TEMPLATES else "own",
-            "template sha256": sha256(self.template.text.encode()).hexdigest(),
+            "template sha256": sha256(self.template.text),
             "unit": f"points: {counted}" if self.template.mode == "points" else "share of duels won, in [0, 1]",
             "pictures": f"jpeg, quality {settings.quality}" if jpeg else "png",
             "dtype": "the server's",

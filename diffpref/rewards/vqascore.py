@@ -5,7 +5,6 @@ There is no one VQAScore: a score is that of its model and its question, and the
 pictures, t tokens, v words.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from diffpref.rewards.checkpoint import sha256, versions, weight_files
+from diffpref.files.identity import files_hash, sha256
+from diffpref.rewards.checkpoint import versions, weight_files
 from diffpref.rewards.clip_pairs import Dtype, check_batch_size
 from diffpref.rewards.qwen import LIBRARIES, inputs, load_processor, refuse_special_tokens, resized
 from diffpref.rewards.vision import in_batches
@@ -48,7 +48,7 @@ class VqaScore:
             "checkpoint": settings.checkpoint,
             "weights": _weights(settings.checkpoint, model),
             "template": settings.template,
-            "template sha256": hashlib.sha256(settings.template.encode()).hexdigest(),
+            "template sha256": sha256(settings.template),
             "answers": repr(words),
             "preprocessing": f"PIL bicubic to multiples of {self._factor} within {self._pixels} pixels",
             "dtype": f"{settings.dtype}, softmax float32",
@@ -146,5 +146,5 @@ def _single_tokens(processor: "ProcessorMixin", answers: Sequence[str], checkpoi
 def _weights(checkpoint: str, model: "PreTrainedModel") -> str:
     """The SHA-256 of a folder's weights, or the commit of a hub repository."""
     if Path(checkpoint).is_dir():
-        return f"sha256 {sha256(weight_files(Path(checkpoint)))}"
+        return f"sha256 {files_hash(weight_files(Path(checkpoint)))}"
     return f"commit {getattr(model.config, '_commit_hash', None)}"

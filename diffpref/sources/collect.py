@@ -11,7 +11,8 @@ from diffpref.backbones import Encoder, Family
 from diffpref.backbones.guidance import guided
 from diffpref.data.encode import encode_prompts
 from diffpref.files import atomic
-from diffpref.files.store import TensorStore, content_key
+from diffpref.files.identity import content_key
+from diffpref.files.store import TensorStore
 from diffpref.run.precision import DTYPES
 from diffpref.run.randomness import generator
 from diffpref.sources.dataset import encode_fixed

@@ -8,10 +8,12 @@ from accelerate import Accelerator
 
 from diffpref.backbones import Encoder, Family
 from diffpref.data.check import check_rows
+from diffpref.data.columns import parse_columns
 from diffpref.data.encode import EncodedPreferences, Framing, encode_preferences
+from diffpref.data.forms import form_of
+from diffpref.data.preferences import read_preferences
 from diffpref.data.rows import Preferences
 from diffpref.data.scoring import score
-from diffpref.data.sources import as_pairs, read_preferences
 from diffpref.files.store import TensorStore
 from diffpref.sources.chains import EncodedChains
 from diffpref.training.config import TrainConfig
@@ -27,18 +29,14 @@ def candidates_of(config: TrainConfig) -> str:
 def read_rows(config: TrainConfig) -> Preferences:
     """The checked rows of the data set, in the form and with the scores that the objective needs."""
     data = config.data
-    pairs = [column.partition("=") for column in data.columns]
-    if any(not separator for _, separator, _ in pairs):
-        raise ValueError(f"columns must be written as prompt=my_caption, got {list(data.columns)}.")
     rows = read_preferences(
         data.dataset_name,
         split=data.dataset_split,
-        columns={name: theirs for name, _, theirs in pairs} or None,
+        columns=parse_columns(data.columns),
         on_bad_row=data.on_bad_row,
         max_rows=data.max_train_samples,
     )
-    if candidates_of(config) == "pairs":
-        rows = as_pairs(rows, lists=data.lists)
+    rows = form_of(config.objective).arrange(rows, lists=data.lists)
     rows = check_rows(rows, size_mismatch=data.size_mismatch, on_bad_row=data.on_bad_row)
     return score(rows, config.objective, given=data.given_scores)
 

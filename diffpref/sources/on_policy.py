@@ -12,7 +12,7 @@ from PIL import Image
 from diffpref.backbones import Family, find_family
 from diffpref.data.prompts import read_prompts
 from diffpref.files import atomic
-from diffpref.files.store import content_key
+from diffpref.files.identity import content_key
 from diffpref.people import Pair, read_labels, serve, unanswered, write_pairs
 from diffpref.people.pairs import PAIRS
 from diffpref.rewards import find_reward

@@ -17,11 +17,12 @@ from accelerate import Accelerator
 
 from diffpref.backbones import Encoder, Family, find_family, weights_hash
 from diffpref.data.encode import EncodedPreferences, Framing, Group, encode_preferences, to_square
-from diffpref.data.images import read_pictures
+from diffpref.data.images import read_images
 from diffpref.data.rows import Preferences
 from diffpref.evaluate.measure import find_measure
 from diffpref.files import atomic
-from diffpref.files.store import TensorStore, content_key
+from diffpref.files.identity import content_key
+from diffpref.files.store import TensorStore
 from diffpref.run.precision import DTYPES
 from diffpref.run.randomness import generator
 from diffpref.sources.dataset import Encoded, encode_fixed
@@ -50,7 +51,7 @@ def play(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     prepare.check_settings(config)
     family = find_family(checkpoint_of(config))
     prepare.check_family(config, family)
-    real = read_pictures(
+    real = read_images(
         config.data.dataset_name,
         split=config.data.dataset_split,
         max_rows=config.data.max_train_samples,

@@ -11,7 +11,7 @@ import torch
 from diffpref.backbones import Family
 from diffpref.data.encode import EncodedPreferences
 from diffpref.files import atomic
-from diffpref.files.store import require_space
+from diffpref.files.disk import require_space
 from diffpref.probes import StepBatch
 from diffpref.run.checkpoint import find_checkpoint
 from diffpref.run.environment import describe

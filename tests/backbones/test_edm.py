@@ -13,8 +13,9 @@ from torch import Tensor
 
 from diffpref.backbones import Checkpoint, Encoder, Family, Times, edm, find_family
 from diffpref.data.encode import Framing, encode_preferences, to_square
+from diffpref.data.pairs import as_pairs
+from diffpref.data.preferences import read_preferences
 from diffpref.data.rows import Preferences
-from diffpref.data.sources import as_pairs, read_preferences
 from diffpref.errors import compare
 from diffpref.files.store import TensorStore
 from diffpref.pipelines.edm import EDMPipeline

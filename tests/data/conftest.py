@@ -1,4 +1,4 @@
-"""What the data tests share: small real pictures, a private cache of `datasets`, and writers of source files."""
+"""What the data tests share: small real images, a private cache of `datasets`, and writers of source files."""
 
 import io
 import json
@@ -9,7 +9,7 @@ import datasets
 import pytest
 from PIL import Image
 
-MakePicture = Callable[..., bytes]
+MakeImage = Callable[..., bytes]
 
 
 @pytest.fixture(autouse=True)
@@ -19,8 +19,8 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
 
 
 @pytest.fixture
-def picture() -> MakePicture:
-    """Encoded bytes of a one-colour picture; a PNG's grey level survives exactly."""
+def image_bytes() -> MakeImage:
+    """Encoded bytes of a one-colour image; a PNG's grey level survives exactly."""
 
     def make(level: int, size: tuple[int, int] = (8, 6), kind: str = "PNG") -> bytes:
         stream = io.BytesIO()

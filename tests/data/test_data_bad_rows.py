@@ -5,8 +5,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from diffpref.data.rows import decode
-from diffpref.data.sources import read_preferences
+from diffpref.data.decode import decode
+from diffpref.data.preferences import read_preferences
 
 BAD_LISTS = [
     ({"prompt": ""}, "empty caption", "prompt is empty: write a caption"),
@@ -14,14 +14,14 @@ BAD_LISTS = [
     ({"prompt": None}, "empty caption", "prompt is empty"),
     ({"images": None}, "not a list", "images must be a list, got NoneType"),
     ({"images": ["a.png"]}, "lengths differ", "images has 1 entries and scores 2"),
-    ({"images": ["a.png"], "scores": [1.0]}, "single picture", "at least two"),
-    ({"images": ["a.png", None]}, "no picture", "picture 1 is empty: give its bytes or its path"),
-    ({"images": ["a.png", ""]}, "no picture", "picture 1 is empty"),
-    ({"images": ["a.png", "https://x.org/b.png"]}, "picture is a URL", "https://x.org/b.png: download it"),
+    ({"images": ["a.png"], "scores": [1.0]}, "single image", "at least two"),
+    ({"images": ["a.png", None]}, "no image", "image 1 is empty: give its bytes or its path"),
+    ({"images": ["a.png", ""]}, "no image", "image 1 is empty"),
+    ({"images": ["a.png", "https://x.org/b.png"]}, "image is a URL", "https://x.org/b.png: download it"),
     ({"scores": [1.0, None]}, "missing score", r"scores\[1\] is missing: fill it in"),
     ({"scores": [float("nan"), 1.0]}, "score not finite", r"scores\[0\] must be a finite number, got nan"),
     ({"scores": [float("inf"), 1.0]}, "score not finite", "must be a finite number, got inf"),
-    ({"models": ["x"]}, "lengths differ", "models must name the model of each of the 2 pictures"),
+    ({"models": ["x"]}, "lengths differ", "models must name the model of each of the 2 images"),
 ]
 
 
@@ -37,7 +37,7 @@ def test_a_bad_row_is_named_or_counted(json_file, change: dict, reason: str, mes
 
 BAD_TYPES = [
     ({"prompt": 3}, "caption is no text", "prompt must be text, got int 3"),
-    ({"chosen": 3}, "picture of a wrong type", "picture 0 must be bytes, a path or {bytes, path}, got int"),
+    ({"chosen": 3}, "image of a wrong type", "image 0 must be bytes, a path or {bytes, path}, got int"),
     (
         {"chosen_score": "good", "rejected_score": "bad"},
         "score is no number",
@@ -57,15 +57,15 @@ def test_a_wrong_type_is_named(json_file, change: dict, reason: str, message: st
         read_preferences(path, on_bad_row="skip")
 
 
-def test_empty_bytes_are_no_picture(parquet, picture) -> None:
+def test_empty_bytes_are_no_image(parquet, image_bytes) -> None:
     features = {"prompt": datasets.Value("string"), "chosen": datasets.Value("binary"), "rejected": datasets.Image()}
-    rows = {"prompt": ["a", "b", "c"], "chosen": [b"", picture(1), picture(1)]}
+    rows = {"prompt": ["a", "b", "c"], "chosen": [b"", image_bytes(1), image_bytes(1)]}
     path = parquet(
-        rows | {"rejected": [{"bytes": picture(2), "path": None}, None, {"bytes": picture(3), "path": None}]},
+        rows | {"rejected": [{"bytes": image_bytes(2), "path": None}, None, {"bytes": image_bytes(3), "path": None}]},
         features=features,
     )
     kept = read_preferences(path, on_bad_row="skip")
-    assert kept.dropped == {"no picture": 2} and [decode(p).getpixel((0, 0))[0] for p in kept[0].pictures] == [1, 3]
+    assert kept.dropped == {"no image": 2} and [decode(p).getpixel((0, 0))[0] for p in kept[0].images] == [1, 3]
 
 
 def test_captions_that_look_like_missing_values_survive_csv(tmp_path: Path) -> None:

@@ -1,20 +1,21 @@
-"""The picture check: what it finds, what it skips, what it never decodes."""
+"""The image check: what it finds, what it skips, what it never decodes."""
 
 from pathlib import Path
 
 import pytest
 
-from diffpref.data import check, rows
+from diffpref.data import check
 from diffpref.data.check import check_rows
-from diffpref.data.sources import read_preferences
+from diffpref.data.decode import decode
+from diffpref.data.preferences import read_preferences
 
 
 @pytest.fixture
-def mixed(json_file, tmp_path: Path, picture):
+def mixed(json_file, tmp_path: Path, image_bytes):
     """Row 0 good, 1 sizes differ, 2 missing, 3 cut short, 4 empty, 5 tiny, 6 good."""
     for name, size in (("a", (64, 48)), ("b", (64, 48)), ("wide", (96, 48)), ("tiny", (4, 4))):
-        (tmp_path / f"{name}.png").write_bytes(picture(7, size))
-    (tmp_path / "cut.png").write_bytes(picture(7, (64, 48))[:-40])
+        (tmp_path / f"{name}.png").write_bytes(image_bytes(7, size))
+    (tmp_path / "cut.png").write_bytes(image_bytes(7, (64, 48))[:-40])
     (tmp_path / "empty.png").write_bytes(b"")
     second = ["b", "wide", "gone", "cut", "empty", "tiny", "b"]
     records = [{"prompt": "p", "chosen": "a.png", "rejected": f"{name}.png"} for name in second]
@@ -25,14 +26,14 @@ def mixed(json_file, tmp_path: Path, picture):
 @pytest.mark.parametrize(
     ("row", "options", "message"),
     [
-        (1, {}, r"row 1: the pictures are 64x48, 96x48 pixels, .* --size_mismatch crop"),
-        (2, {}, r"row 1: picture 1: .*gone.png does not exist: restore"),
-        (3, {"full": True}, r"row 1: picture 1: .*cut.png is corrupt or cut short"),
-        (4, {}, r"row 1: picture 1: .*empty.png is empty \(0 bytes\): replace it"),
-        (5, {"min_size": 32}, r"row 1: picture 0 is 4x4 pixels, below the minimum of 32"),
+        (1, {}, r"row 1: the images are 64x48, 96x48 pixels, .* --size_mismatch crop"),
+        (2, {}, r"row 1: image 1: .*gone.png does not exist: restore"),
+        (3, {"full": True}, r"row 1: image 1: .*cut.png is corrupt or cut short"),
+        (4, {}, r"row 1: image 1: .*empty.png is empty \(0 bytes\): replace it"),
+        (5, {"min_size": 32}, r"row 1: image 0 is 4x4 pixels, below the minimum of 32"),
     ],
 )
-def test_each_bad_picture_is_named(mixed, row: int, options: dict, message: str) -> None:
+def test_each_bad_image_is_named(mixed, row: int, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         check_rows(mixed(0, row, 6), **options)
     assert str(caught.value).endswith("Or leave such rows out with --on_bad_row skip.")
@@ -43,9 +44,9 @@ def test_each_bad_picture_is_named(mixed, row: int, options: dict, message: str)
 def test_skipping_counts_each_reason(mixed) -> None:
     kept = check_rows(mixed(0, 1, 2, 3, 4, 5, 6), on_bad_row="skip", full=True, min_size=32)
     assert len(kept) == len(kept.scores) == 2
-    assert kept.dropped == {"sizes differ": 1, "missing picture": 1, "unreadable picture": 2, "too small": 1}
-    assert "pictures decoded: 7 rows, 2 kept, 5 dropped (1 sizes differ, " in kept.summary()
-    with pytest.raises(ValueError, match="no row is left after pictures checked: 1 missing picture"):
+    assert kept.dropped == {"sizes differ": 1, "missing image": 1, "unreadable image": 2, "too small": 1}
+    assert "images decoded: 7 rows, 2 kept, 5 dropped (1 sizes differ, " in kept.summary()
+    with pytest.raises(ValueError, match="no row is left after images checked: 1 missing image"):
         check_rows(mixed(2), on_bad_row="skip")
 
 
@@ -55,18 +56,19 @@ def test_crop_accepts_different_sizes(mixed) -> None:
 
 def test_headers_alone_are_read(mixed, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
-    decode = rows.decode
-    monkeypatch.setattr(check, "decode", lambda picture: decoded.append(picture) or decode(picture))
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded a picture"))
+    monkeypatch.setattr(check, "decode", lambda image_bytes: decoded.append(image_bytes) or decode(image_bytes))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded an image"))
     assert len(check_rows(mixed(0, 3, 6))) == 3 and decoded == []
     monkeypatch.undo()
-    monkeypatch.setattr(check, "decode", lambda picture: decoded.append(picture) or decode(picture))
+    monkeypatch.setattr(check, "decode", lambda image_bytes: decoded.append(image_bytes) or decode(image_bytes))
     assert len(check_rows(mixed(0, 6), full=True)) == 2 and len(decoded) == 4
 
 
-def test_the_order_is_kept_over_windows(json_file, tmp_path: Path, picture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_is_kept_over_windows(
+    json_file, tmp_path: Path, image_bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(check, "_WINDOW", 4)
-    (tmp_path / "a.png").write_bytes(picture(1))
+    (tmp_path / "a.png").write_bytes(image_bytes(1))
     names = ["a.png" if i % 3 else "gone.png" for i in range(23)]
     path = json_file(
         [{"prompt": f"p{i}", "chosen": "a.png", "rejected": name} for i, name in enumerate(names)], "l.jsonl"

@@ -12,16 +12,16 @@ from PIL import Image
 from diffpref.data import convert
 from diffpref.data.command import main
 from diffpref.data.convert import write_parquet
+from diffpref.data.decode import decode
+from diffpref.data.preferences import read_preferences
 from diffpref.data.preview import write_preview
-from diffpref.data.rows import decode
-from diffpref.data.sources import read_preferences
 
 
 @pytest.fixture
-def ranked(json_file, tmp_path: Path, picture) -> Path:
+def ranked(json_file, tmp_path: Path, image_bytes) -> Path:
     """Two lists of three and one pair, by path."""
     for i in range(3):
-        (tmp_path / f"{i}.png").write_bytes(picture(40 * i))
+        (tmp_path / f"{i}.png").write_bytes(image_bytes(40 * i))
     names = ["0.png", "1.png", "2.png"]
     rows = [
         {"prompt": "first", "images": names, "scores": [0.5, 2.0, 0.5], "models": ["x", "y", "z"]},
@@ -33,8 +33,7 @@ def ranked(json_file, tmp_path: Path, picture) -> Path:
 
 def content(preferences) -> list[tuple]:
     return [
-        (row.prompt, row.scores, row.models, [decode(p).getpixel((0, 0))[0] for p in row.pictures])
-        for row in preferences
+        (row.prompt, row.scores, row.models, [decode(p).getpixel((0, 0))[0] for p in row.images]) for row in preferences
     ]
 
 
@@ -43,12 +42,12 @@ def test_lists_survive_the_round_trip(ranked: Path, tmp_path: Path, capsys) -> N
     assert "(3 rows)" in capsys.readouterr().out
     back = read_preferences(tmp_path / "out.parquet")
     assert content(back) == content(read_preferences(ranked)) and back.schema == "scored lists"
-    assert back[0].pictures[0] == (tmp_path / "0.png").read_bytes()
+    assert back[0].images[0] == (tmp_path / "0.png").read_bytes()
 
 
-def test_pairs_are_written_best_first_and_datasets_shows_them(json_file, tmp_path: Path, picture) -> None:
+def test_pairs_are_written_best_first_and_datasets_shows_them(json_file, tmp_path: Path, image_bytes) -> None:
     for i in range(2):
-        (tmp_path / f"{i}.png").write_bytes(picture(40 * i))
+        (tmp_path / f"{i}.png").write_bytes(image_bytes(40 * i))
     row = {"prompt": "p", "file_path": ["0.png", "1.png"], "human_preference": [0, 1]}
     written = write_parquet(read_preferences(json_file([row])), tmp_path / "out.parquet")
     assert len(written) == 1
@@ -96,10 +95,8 @@ def test_preview_is_one_page_with_the_best_first(ranked: Path, tmp_path: Path, c
     assert "read: 3 rows, 3 kept" in capsys.readouterr().out
     html = page.read_text()
     assert "third &amp; &lt;last&gt;" in html and "lists.jsonl row 1" in html and "read: 3 rows, 3 kept" in html
-    pictures = [
-        Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([A-Za-z0-9+/=]+)", html)
-    ]
-    levels = [p.convert("RGB").getpixel((0, 0))[0] for p in pictures]
+    images = [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([A-Za-z0-9+/=]+)", html)]
+    levels = [p.convert("RGB").getpixel((0, 0))[0] for p in images]
     assert levels == [40, 0, 80, 0, 40, 80, 40, 0]
     assert "2, y, 8x6" in html and "http" not in re.sub(r"base64,[^\"]*", "", html).replace("http://www.w3.org", "")
 
@@ -114,35 +111,33 @@ def test_preview_draws_the_rows_by_seed(ranked: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="count must be 1 or above"):
         write_preview(rows, tmp_path / "p.html", count=0)
     (tmp_path / "0.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="lists.jsonl row 0: picture 0: .*0.png is empty"):
+    with pytest.raises(ValueError, match="lists.jsonl row 0: image 0: .*0.png is empty"):
         write_preview(rows, tmp_path / "p.html")
 
 
-def test_validate_decodes_everything(ranked: Path, tmp_path: Path, picture, capsys) -> None:
+def test_validate_decodes_everything(ranked: Path, tmp_path: Path, image_bytes, capsys) -> None:
     assert main(["validate", str(ranked)]) == 0
-    assert "pictures decoded: 3 rows, 3 kept" in capsys.readouterr().out
-    (tmp_path / "2.png").write_bytes(picture(80)[:-30])
+    assert "images decoded: 3 rows, 3 kept" in capsys.readouterr().out
+    (tmp_path / "2.png").write_bytes(image_bytes(80)[:-30])
     assert main(["validate", str(ranked)]) == 1
     output = capsys.readouterr()
     assert output.out == "" and "Traceback" not in output.err
-    assert (
-        output.err.startswith("diffpref data: lists.jsonl row 0: picture 2: ") and "corrupt or cut short" in output.err
-    )
+    assert output.err.startswith("diffpref data: lists.jsonl row 0: image 2: ") and "corrupt or cut short" in output.err
     assert main(["validate", str(ranked), "--on_bad_row", "skip"]) == 0
-    assert "3 rows, 1 kept, 2 dropped (2 unreadable picture)" in capsys.readouterr().out
+    assert "3 rows, 1 kept, 2 dropped (2 unreadable image)" in capsys.readouterr().out
     assert main(["validate", "nowhere.parquet"]) == 1
     assert "nowhere.parquet does not exist" in capsys.readouterr().err
     assert main(["validate", str(ranked), "--max_rows", "1", "--min-size", "7"]) == 1
-    assert "picture 0 is 8x6 pixels, below the minimum of 7" in capsys.readouterr().err
+    assert "image 0 is 8x6 pixels, below the minimum of 7" in capsys.readouterr().err
 
 
-def test_columns_on_the_command_line(parquet, picture, capsys) -> None:
-    path = str(parquet({"text": ["a"], "a": [picture(1)], "b": [picture(2)]}))
+def test_columns_on_the_command_line(parquet, image_bytes, capsys) -> None:
+    path = str(parquet({"text": ["a"], "a": [image_bytes(1)], "b": [image_bytes(2)]}))
     assert main(["validate", path, "--columns", "prompt=text", "chosen=a", "rejected=b"]) == 0
     assert "1 kept" in capsys.readouterr().out
     for columns, message in (
-        (["prompt"], "--columns prompt must be NAME=COLUMN"),
-        (["prompt=a", "prompt=b"], "--columns names prompt twice (a and b)"),
+        (["prompt"], "columns must be written as NAME=COLUMN, like prompt=my_caption, got 'prompt'"),
+        (["prompt=a", "prompt=b"], "columns names prompt twice (a and b): keep one"),
         (["prompt=text"], "which also needs chosen, rejected"),
     ):
         assert main(["validate", path, "--columns", *columns]) == 1

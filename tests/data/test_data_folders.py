@@ -6,23 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from diffpref.data.rows import decode
-from diffpref.data.sources import read_preferences
+from diffpref.data.decode import decode
+from diffpref.data.preferences import read_preferences
 
 
-def folder(root: Path, picture, names: tuple[str, str] = ("w", "l"), stems: tuple[str, ...] = ("cat", "dog")) -> Path:
+def folder(
+    root: Path, image_bytes, names: tuple[str, str] = ("w", "l"), stems: tuple[str, ...] = ("cat", "dog")
+) -> Path:
     for offset, name in enumerate(names):
         (root / name).mkdir(parents=True)
         for i, stem in enumerate(stems):
             kind = ("PNG", "png") if offset else ("JPEG", "jpg")
-            (root / name / f"{stem}.{kind[1]}").write_bytes(picture(10 * offset + i, kind=kind[0]))
+            (root / name / f"{stem}.{kind[1]}").write_bytes(image_bytes(10 * offset + i, kind=kind[0]))
     return root
 
 
 @pytest.mark.parametrize("names", [("w", "l"), ("chosen", "rejected")])
 @pytest.mark.parametrize("captions", ["better", "worse", "beside", "json", "csv", "jsonl", "prefixed"])
-def test_folders_of_better_and_worse(tmp_path: Path, picture, names: tuple[str, str], captions: str) -> None:
-    root = folder(tmp_path / "my", picture, names)
+def test_folders_of_better_and_worse(tmp_path: Path, image_bytes, names: tuple[str, str], captions: str) -> None:
+    root = folder(tmp_path / "my", image_bytes, names)
     texts = {"cat": "a cat", "dog": "a dog, sitting"}
     if captions in ("better", "worse", "beside"):
         place = {"better": root / names[0], "worse": root / names[1], "beside": root}[captions]
@@ -40,16 +42,16 @@ def test_folders_of_better_and_worse(tmp_path: Path, picture, names: tuple[str, 
         (place / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     rows = read_preferences(root)
     assert [row.prompt for row in rows] == ["a cat", "a dog, sitting"]
-    assert rows[1].scores == (1.0, 0.0) and rows[1].pictures == (
+    assert rows[1].scores == (1.0, 0.0) and rows[1].images == (
         root / names[0] / "dog.jpg",
         root / names[1] / "dog.png",
     )
-    assert decode(rows[1].pictures[1]).getpixel((0, 0)) == (11, 11, 11)
+    assert decode(rows[1].images[1]).getpixel((0, 0)) == (11, 11, 11)
     assert rows[0].where == f"folder {names[0]}/cat.jpg"
 
 
-def test_folder_mistakes_name_the_file(tmp_path: Path, picture) -> None:
-    root = folder(tmp_path / "my", picture, stems=("cat", "dog", "owl"))
+def test_folder_mistakes_name_the_file(tmp_path: Path, image_bytes) -> None:
+    root = folder(tmp_path / "my", image_bytes, stems=("cat", "dog", "owl"))
     (root / "captions.json").write_text('{"cat": "a cat", "dog": " "}')
     with pytest.raises(
         ValueError, match=r"w/dog.jpg: w/dog.txt, l/dog.txt and dog.txt do not exist: write it, or list"
@@ -61,7 +63,7 @@ def test_folder_mistakes_name_the_file(tmp_path: Path, picture) -> None:
     (root / "dog.txt").write_text("a dog")
     (root / "w" / "owl.jpg").unlink()
     (root / "owl.txt").write_text("an owl")
-    with pytest.raises(ValueError, match=r"l/owl.png: no picture named owl in .*my/w: add it, or remove owl.png"):
+    with pytest.raises(ValueError, match=r"l/owl.png: no image named owl in .*my/w: add it, or remove owl.png"):
         read_preferences(root)
     kept = read_preferences(root, on_bad_row="skip")
     assert len(kept) == 2 and kept.dropped == {"no partner": 1}
@@ -70,15 +72,15 @@ def test_folder_mistakes_name_the_file(tmp_path: Path, picture) -> None:
     with pytest.raises(ValueError, match=r"w/dog.txt and .*my/dog.txt differ: a pair has one caption"):
         read_preferences(root, max_rows=2)
     assert len(read_preferences(root, max_rows=1)) == 1
-    (root / "l" / "cat.jpg").write_bytes(picture(1))
+    (root / "l" / "cat.jpg").write_bytes(image_bytes(1))
     with pytest.raises(ValueError, match="l/cat.png and cat.jpg have the same stem"):
         read_preferences(root)
     with pytest.raises(ValueError, match="split 'test' means nothing: leave it out"):
         read_preferences(root, split="test")
 
 
-def test_broken_caption_files_are_named(tmp_path: Path, picture) -> None:
-    root = folder(tmp_path / "my", picture)
+def test_broken_caption_files_are_named(tmp_path: Path, image_bytes) -> None:
+    root = folder(tmp_path / "my", image_bytes)
     (root / "captions.json").write_text("{")
     with pytest.raises(ValueError, match=r"captions.json cannot be read .*write valid UTF-8 json"):
         read_preferences(root)
@@ -96,5 +98,5 @@ def test_broken_caption_files_are_named(tmp_path: Path, picture) -> None:
         read_preferences(root)
     for path in (root / "w").iterdir():
         path.unlink()
-    with pytest.raises(ValueError, match=r"my/w holds no picture"):
+    with pytest.raises(ValueError, match=r"my/w holds no image"):
         read_preferences(root)

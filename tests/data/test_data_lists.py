@@ -1,23 +1,24 @@
-"""The embedded lists: the pairs' captions and pictures, with the reward's scores, through reader and pairing."""
+"""The embedded lists: the pairs' captions and images, with the reward's scores, through reader and pairing."""
 
 from pathlib import Path
 
 import pytest
 
-from diffpref.data.sources import as_pairs, read_preferences
+from diffpref.data.pairs import as_pairs
+from diffpref.data.preferences import read_preferences
 
 ASSETS = Path(__file__).parents[2] / "assets"
 LISTS = ASSETS / "emoji-lists" / "train.parquet"
 pytestmark = pytest.mark.skipif(not LISTS.is_file(), reason="assets/emoji-lists has not been made")
 
 
-def test_the_lists_are_the_pairs_captions_and_pictures() -> None:
+def test_the_lists_are_the_pairs_captions_and_images() -> None:
     lists, pairs = list(read_preferences(LISTS)), list(read_preferences(ASSETS / "emoji-pairs" / "train.parquet"))
     assert [row.prompt for row in lists] == [row.prompt for row in pairs]
     for listed, pair in zip(lists, pairs, strict=True):
-        assert listed.models == ("google", "twitter", "openmoji") and len(listed.pictures) == 3
-        drawn = dict(zip(listed.models, listed.pictures, strict=True))
-        assert tuple(drawn[name] for name in pair.models) == pair.pictures
+        assert listed.models == ("google", "twitter", "openmoji") and len(listed.images) == 3
+        drawn = dict(zip(listed.models, listed.images, strict=True))
+        assert tuple(drawn[name] for name in pair.models) == pair.images
 
 
 def test_scores_come_through_and_prefer_openmoji() -> None:
@@ -34,5 +35,5 @@ def test_pairs_of_lists_carry_both_scores() -> None:
     first = lists[0]
     for pair, (i, j) in zip((pairs[0], pairs[1], pairs[2]), ((0, 1), (0, 2), (1, 2)), strict=True):
         assert pair.scores == (first.scores[i], first.scores[j])
-        assert pair.pictures == (first.pictures[i], first.pictures[j])
+        assert pair.images == (first.images[i], first.images[j])
     assert len(as_pairs(lists, lists="best_worst")) == 293

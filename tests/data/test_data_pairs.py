@@ -3,7 +3,8 @@
 import pickle
 from pathlib import Path
 
-from diffpref.data.sources import as_pairs, read_preferences
+from diffpref.data.pairs import as_pairs
+from diffpref.data.preferences import read_preferences
 
 
 def lists(json_file, scores: list[list[float]]) -> Path:
@@ -19,7 +20,7 @@ def test_lists_become_all_pairs(json_file) -> None:
     rows = read_preferences(lists(json_file, [[3.0, 1.0, 3.0], [1.0, 2.0], [5.0, 5.0]]))
     split = as_pairs(rows)
     assert list(split.scores) == [(3, 1), (1, 3), (1, 2)] == [row.scores for row in split]
-    assert [[p.name for p in row.pictures if isinstance(p, Path)] for row in split] == [
+    assert [[p.name for p in row.images if isinstance(p, Path)] for row in split] == [
         ["a.png", "b.png"],
         ["b.png", "c.png"],
         ["a.png", "b.png"],

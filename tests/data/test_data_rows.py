@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from diffpref.data.rows import BadRow, Preferences, Row, decode, picture_size
+from diffpref.data.bad_row import BadRow
+from diffpref.data.decode import decode, image_size
+from diffpref.data.rows import Preferences, Row
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -31,7 +33,7 @@ def test_orientation_is_applied_and_the_header_says_the_same_size(kind: str, ori
     data = encoded(quadrants(), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
     image = decode(data)
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-    assert image.size == expected.size == picture_size(data) == ((8, 16) if orientation >= 5 else (16, 8))
+    assert image.size == expected.size == image_size(data) == ((8, 16) if orientation >= 5 else (16, 8))
     assert np.array_equal(np.asarray(image), np.asarray(expected))
 
 
@@ -70,39 +72,46 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cat\.png does not exist: restore"):
         decode(tmp_path / "cat.png")
     with pytest.raises(ValueError, match=r"cat\.png does not exist"):
-        picture_size(tmp_path / "cat.png")
+        image_size(tmp_path / "cat.png")
 
 
-def test_broken_files_say_what_is_wrong(tmp_path: Path, picture) -> None:
+def test_broken_files_say_what_is_wrong(tmp_path: Path, image_bytes) -> None:
     path = tmp_path / "cat.png"
     path.write_bytes(b"")
     with pytest.raises(BadRow, match=r"cat\.png is empty \(0 bytes\)"):
-        picture_size(path)
-    with pytest.raises(BadRow, match="picture of 5 bytes is not a picture that Pillow can open"):
-        picture_size(b"hello")
+        image_size(path)
+    with pytest.raises(BadRow, match="image of 5 bytes is not an image that Pillow can open"):
+        image_size(b"hello")
     with pytest.raises(BadRow, match="is empty"):
         decode(b"")
     for kind in ("PNG", "JPEG"):
         noise = Image.effect_noise((64, 64), 80).convert("RGB")
         cut = encoded(noise, kind)[:1500]
-        assert picture_size(cut) == (64, 64)
-        with pytest.raises(BadRow, match="picture of 1500 bytes is corrupt or cut short") as caught:
+        assert image_size(cut) == (64, 64)
+        with pytest.raises(BadRow, match="image of 1500 bytes is corrupt or cut short") as caught:
             decode(cut)
-        assert caught.value.reason == "unreadable picture"
-    whole = bytearray(picture(9, (64, 64)))
+        assert caught.value.reason == "unreadable image"
+    whole = bytearray(image_bytes(9, (64, 64)))
     whole[60] ^= 0xFF
     with pytest.raises(BadRow, match="corrupt or cut short"):
         decode(bytes(whole))
 
 
-def test_a_folder_is_no_picture(tmp_path: Path) -> None:
-    with pytest.raises(BadRow, match="not a picture that Pillow can open"):
+def test_a_folder_is_no_image(tmp_path: Path) -> None:
+    with pytest.raises(BadRow, match="not an image that Pillow can open"):
         decode(tmp_path)
 
 
 def test_preferences_behave_as_a_sequence() -> None:
-    rows = [Row(f"p{i}", (b"a", b"b"), (1.0, 0.0), f"row {i}") for i in range(5)]
-    all_rows = Preferences("here", "test", rows.__getitem__, [0, 2, 4], [r.scores for r in rows[::2]], {"tie": 2})
+    rows = [Row(prompt=f"p{i}", images=(b"a", b"b"), scores=(1.0, 0.0), where=f"row {i}") for i in range(5)]
+    all_rows = Preferences(
+        source="here",
+        schema="test",
+        read=rows.__getitem__,
+        index=[0, 2, 4],
+        scores=[r.scores for r in rows[::2]],
+        dropped={"tie": 2},
+    )
     assert len(all_rows) == 3 and [row.prompt for row in all_rows] == ["p0", "p2", "p4"]
     assert all_rows[-1].prompt == "p4"
     with pytest.raises(IndexError):

@@ -1,27 +1,37 @@
 """What methods need of their data, and rewards as scores."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from diffpref.data.rows import Preferences, Row
+from diffpref.data.pairs import as_pairs
+from diffpref.data.preferences import read_preferences
+from diffpref.data.rows import Preferences, Row, in_memory
 from diffpref.data.scoring import MinMax, score, win_fractions
-from diffpref.data.sources import as_pairs, read_preferences
-from diffpref.data.tables import read_rows
 from diffpref.errors import Errors
 from diffpref.objectives import D3PO, DDO, DPO, RankDPO, SmPO
 
 
 def preferences(*scores: tuple[float, ...]) -> Preferences:
-    """Rows of pictures that do not exist: scoring must not open them."""
+    """Rows of images that do not exist: scoring must not open them."""
     rows = [
-        Row(f"prompt {i}", tuple(Path(f"absent/{i}-{j}.png") for j in range(len(values))), values, f"file row {i}")
+        Row(
+            prompt=f"prompt {i}",
+            images=tuple(Path(f"absent/{i}-{j}.png") for j in range(len(values))),
+            scores=values,
+            where=f"file row {i}",
+        )
         for i, values in enumerate(scores)
     ]
-    return read_rows("mine.parquet", "scored lists", rows)
+    return in_memory("mine.parquet", "scored lists", rows)
 
 
 def scores_of(rows: Preferences) -> list[tuple[float, ...]]:
@@ -87,22 +97,22 @@ def test_nothing_is_read() -> None:
         return rows.read(number)
 
     rows = preferences((1.0, 3.0, 2.0), (5.0, 5.0, 5.0), (3.0, 2.0, 1.0))
-    spied = Preferences(rows.source, rows.schema, read, rows.index, rows.scores, {})
+    spied = replace(rows, read=read)
     scored = score(spied, RankDPO())
     assert not numbers
     assert scored[1].scores == (1.0, 0.5, 0.0) and numbers == [2]
 
 
-def test_pairs_of_a_file_with_scores(parquet: Callable[..., Path], picture: Callable[..., bytes]) -> None:
+def test_pairs_of_a_file_with_scores(parquet: Callable[..., Path], image_bytes: Callable[..., bytes]) -> None:
     """Through reader, pairing and scoring: a list of three is three pairs, scaled together."""
-    images = [[picture(level) for level in (0, 9, 90)]]
+    images = [[image_bytes(level) for level in (0, 9, 90)]]
     rows = read_preferences(parquet({"prompt": ["a"], "images": images, "scores": [[1.0, 5.0, 2.0]]}))
     paired = score(as_pairs(rows), SmPO())
     assert scores_of(paired) == [(0.0, 1.0), (0.0, 0.25), (1.0, 0.25)]
-    assert paired[2].pictures == (images[0][1], images[0][2])
+    assert paired[2].images == (images[0][1], images[0][2])
 
 
-def test_real_pictures_have_equal_scores_and_need_none() -> None:
+def test_real_images_have_equal_scores_and_need_none() -> None:
     rows = preferences((1.0,), (1.0,))
     assert score(rows, DDO()) is rows
 
@@ -121,20 +131,20 @@ LABELS = [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5)]
 @pytest.mark.parametrize(
     ("objective", "scores", "message"),
     [
-        (SmPO(), LABELS, "SmPO needs a reward for each picture, these rows hold only which is better.*objective: dpo"),
+        (SmPO(), LABELS, "SmPO needs a reward for each image, these rows hold only which is better.*objective: dpo"),
         (RankDPO(), LABELS, r"mine.parquet: RankDPO ranks lists of three or more.*have pairs.*dpo \(or smpo"),
-        (RankDPO(), [(1.0,)], "these rows have one picture"),
+        (RankDPO(), [(1.0,)], "these rows have one image"),
         (
             RankDPO(),
             [(1.0, 2.0, 3.0)] * 3 + [(1.0, 2.0, 3.0, 4.0)] * 2,
-            r"3 rows of 3 pictures and 2 of 4 \(the first is file row 3\): split the data",
+            r"3 rows of 3 images and 2 of 4 \(the first is file row 3\): split the data",
         ),
-        (RankDPO(), [(1.0, 2.0)] + [(1.0, 2.0, 3.0, 4.0)] * 2, "2 rows of 4 pictures and 1 of 2"),
+        (RankDPO(), [(1.0, 2.0)] + [(1.0, 2.0, 3.0, 4.0)] * 2, "2 rows of 4 images and 1 of 2"),
         (DPO(), [(2.0, 2.0), (1.0, 1.0)], "there is no preference in the data, each of its 2 rows.*DPO"),
         (SmPO(), [(0.5, 0.5)], "no preference"),
         (RankDPO(), [(2.0, 2.0, 2.0)], "no preference"),
-        (DPO(), [(1.0, 0.0), (1.0, math.nan)], "file row 1: picture 1 has the score nan"),
-        (SmPO(), [(math.inf, 0.0)], "file row 0: picture 0 has the score inf"),
+        (DPO(), [(1.0, 0.0), (1.0, math.nan)], "file row 1: image 1 has the score nan"),
+        (SmPO(), [(math.inf, 0.0)], "file row 0: image 0 has the score inf"),
         (DPO(), [(1e39, 0.0)], "float32's range"),
         (Strange(), LABELS, "Strange.candidates must be one of pairs, lists, chain_pairs, real_fake, got 'triples'"),
         (Odd(), LABELS, "Odd.scaling must be one of none, min_max, win_fraction, got 'softmax'"),
@@ -155,3 +165,26 @@ def test_given_scores_are_taken_as_they_are() -> None:
     assert scores_of(score(preferences(*phi), RankDPO(), given="scores")) == list(phi)
     with pytest.raises(ValueError, match="given_scores: rewards"):
         score(preferences((3.0, 0.75, 0.2)), RankDPO(), given="scores")
+
+
+REWARDS = st.lists(st.integers(-50, 50).map(float), min_size=2, max_size=8).map(tuple)
+
+
+@given(REWARDS)
+def test_win_fractions_are_ranks_from_below(rewards: tuple[float, ...]) -> None:
+    """Another computation: how many lie before the first equal one in the sorted list."""
+    ordered = sorted(rewards)
+    assert win_fractions(rewards) == tuple(bisect_left(ordered, reward) / (len(rewards) - 1) for reward in rewards)
+
+
+@given(st.lists(REWARDS, min_size=1, max_size=5), st.floats(0.1, 10), st.floats(-5, 5))
+def test_min_max_keeps_ratios_of_differences(rows: list[tuple[float, ...]], scale: float, shift: float) -> None:
+    """(s - t) / (s' - t') is what rewards had, whatever their unit and origin; the ends are 0 and 1."""
+    values = [value for row in rows for value in row]
+    assume(max(values) > min(values))
+    found = [score for row in rows for score in MinMax(min(values), max(values))(row)]
+    assert min(found) == 0 and max(found) == 1
+    moved = [scale * value + shift for value in values]
+    again = MinMax(min(moved), max(moved))(tuple(moved))
+    assert found == pytest.approx(again, abs=1e-9)
+    assert found == pytest.approx([np.interp(value, [min(values), max(values)], [0, 1]) for value in values])

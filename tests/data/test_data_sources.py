@@ -8,38 +8,38 @@ import datasets
 import huggingface_hub.constants
 import pytest
 
-from diffpref.data.rows import decode
-from diffpref.data.sources import read_preferences
+from diffpref.data.decode import decode
+from diffpref.data.preferences import read_preferences
 
 
-def pairs(picture, start: int = 0, count: int = 2) -> dict:
+def pairs(image_bytes, start: int = 0, count: int = 2) -> dict:
     numbers = range(start, start + count)
     return {
         "prompt": [f"p{i}" for i in numbers],
-        "chosen": [picture(i) for i in numbers],
-        "rejected": [picture(100 + i) for i in numbers],
+        "chosen": [image_bytes(i) for i in numbers],
+        "rejected": [image_bytes(100 + i) for i in numbers],
     }
 
 
-def test_a_directory_of_shards_keeps_file_and_row(parquet, picture, tmp_path: Path) -> None:
+def test_a_directory_of_shards_keeps_file_and_row(parquet, image_bytes, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    parquet(pairs(picture), "data/train-00000-of-00002.parquet")
-    parquet(pairs(picture, 2, 3), "data/train-00001-of-00002.parquet")
-    parquet(pairs(picture, 9, 1), "data/validation-00000-of-00001.parquet")
+    parquet(pairs(image_bytes), "data/train-00000-of-00002.parquet")
+    parquet(pairs(image_bytes, 2, 3), "data/train-00001-of-00002.parquet")
+    parquet(pairs(image_bytes, 9, 1), "data/validation-00000-of-00001.parquet")
     rows = read_preferences(tmp_path)
     assert [row.prompt for row in rows] == ["p0", "p1", "p2", "p3", "p4"]
     assert rows[3].where == "data/train-00001-of-00002.parquet row 1"
-    assert decode(rows[3].pictures[1]).getpixel((0, 0)) == (103, 103, 103)
+    assert decode(rows[3].images[1]).getpixel((0, 0)) == (103, 103, 103)
     assert [row.prompt for row in read_preferences(tmp_path, split="validation")] == ["p9"]
     assert [row.prompt for row in read_preferences(tmp_path, max_rows=3)] == ["p0", "p1", "p2"]
     with pytest.raises(ValueError, match="no file of split 'test'; by their names it has train, validation"):
         read_preferences(tmp_path, split="test")
 
 
-def test_a_directory_must_be_clear(parquet, json_file, picture, tmp_path: Path) -> None:
+def test_a_directory_must_be_clear(parquet, json_file, image_bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds neither data files .* nor folders w/ and l/"):
         read_preferences(tmp_path)
-    parquet(pairs(picture), "a.parquet")
+    parquet(pairs(image_bytes), "a.parquet")
     with pytest.raises(ValueError, match="has no splits, but split 'test' was asked for"):
         read_preferences(tmp_path, split="test")
     json_file([{"prompt": "a"}], "b.json")
@@ -47,9 +47,9 @@ def test_a_directory_must_be_clear(parquet, json_file, picture, tmp_path: Path) 
         read_preferences(tmp_path)
 
 
-def test_saved_data_sets(tmp_path: Path, picture) -> None:
+def test_saved_data_sets(tmp_path: Path, image_bytes) -> None:
     image = datasets.Image()
-    columns = pairs(picture, count=3)
+    columns = pairs(image_bytes, count=3)
     columns |= {side: [{"bytes": b, "path": None} for b in columns[side]] for side in ("chosen", "rejected")}
     features = datasets.Features({"prompt": datasets.Value("string"), "chosen": image, "rejected": image})
     data = datasets.Dataset.from_dict(columns, features=features)
@@ -59,7 +59,7 @@ def test_saved_data_sets(tmp_path: Path, picture) -> None:
     assert [row.prompt for row in read_preferences(tmp_path / "one")] == ["p0", "p1", "p2"]
     rows = read_preferences(tmp_path / "two", split="test")
     assert [row.prompt for row in rows] == ["p2", "p0"] and rows[0].where == "two[test] row 0"
-    assert decode(rows[0].pictures[0]).getpixel((0, 0)) == (2, 2, 2)
+    assert decode(rows[0].images[0]).getpixel((0, 0)) == (2, 2, 2)
     with pytest.raises(ValueError, match="has no split 'dev'; it has train, test"):
         read_preferences(tmp_path / "two", split="dev")
     with pytest.raises(ValueError, match="has no splits, but split 'test'"):
@@ -77,12 +77,12 @@ def test_what_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         read_preferences("nobody/pairs")
 
 
-def test_the_hub_is_asked_for_split_and_revision(picture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_is_asked_for_split_and_revision(image_bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def load(name: str, **options: object) -> datasets.Dataset:
         calls.append((name, options))
-        return datasets.Dataset.from_dict(pairs(picture))
+        return datasets.Dataset.from_dict(pairs(image_bytes))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     rows = read_preferences("owner/pairs", split="validation", revision="v2")
@@ -90,7 +90,7 @@ def test_the_hub_is_asked_for_split_and_revision(picture, monkeypatch: pytest.Mo
     assert rows[1].where == "owner/pairs[validation] row 1" and rows[1].prompt == "p1"
 
 
-def test_files_that_cannot_be_read(tmp_path: Path, parquet, picture) -> None:
+def test_files_that_cannot_be_read(tmp_path: Path, parquet, image_bytes) -> None:
     (tmp_path / "a.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match=r"a.parquet cannot be read as parquet: ArrowInvalid"):
         read_preferences(tmp_path / "a.parquet")
@@ -100,7 +100,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, parquet, picture) -> None:
     (tmp_path / "a.xlsx").write_text("x")
     with pytest.raises(ValueError, match=r"a.xlsx is no file that can be read: the suffix must be one of .parquet"):
         read_preferences(tmp_path / "a.xlsx")
-    good = parquet(pairs(picture))
+    good = parquet(pairs(image_bytes))
     for options, message in (
         ({"split": "test"}, "has no splits"),
         ({"revision": "main"}, "is a local path, revision 'main' is for hub"),
@@ -114,7 +114,7 @@ def test_choices_are_checked_where_types_are_not() -> None:
     """Under pytest the annotations already refuse these values; in an ordinary run the message must do it."""
     program = """
 from diffpref.data import Preferences, as_pairs, check_rows, read_preferences
-one = Preferences("s", "t", list().__getitem__, [0], [(1.0, 0.0)], {})
+one = Preferences(source="s", schema="t", read=list().__getitem__, index=[0], scores=[(1.0, 0.0)], dropped={})
 for call in (
     lambda: as_pairs(one, lists="some"),
     lambda: check_rows(one, size_mismatch="pad"),

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from diffpref.files import store as cache
-from diffpref.files.store import TensorStore, content_key, require_space, to_dtype
+from diffpref.files.disk import require_space
+from diffpref.files.identity import content_key
+from diffpref.files.store import TensorStore, to_dtype
 
 
 def shards(folder: Path) -> list[Path]:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffpref.data.images import read_pictures
-from diffpref.data.rows import decode
+from diffpref.data.decode import decode
+from diffpref.data.images import read_images
 from diffpref.demo.fashion import fashion_frechet, load_classifier, load_real_features
 from diffpref.evaluate.measure import CheckedMeasure, find_measure
 
@@ -118,6 +118,6 @@ def test_fashion_frechet_is_the_distance_of_the_features_to_the_training_picture
 def test_real_pictures_are_near_and_noise_is_far() -> None:
     """README of the classifier: about 0.5 for 500 real pictures, about 110 for noise; here with room for 300."""
     measure: Callable[..., float] = find_measure("fashion_frechet")
-    real = [decode(row.pictures[0]) for row in read_pictures(FASHION, max_rows=300)]
+    real = [decode(row.images[0]) for row in read_images(FASHION, max_rows=300)]
     assert measure(real, [""] * 300) < 2
     assert measure(noise(300), [""] * 300) > 50

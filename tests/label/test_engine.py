@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from diffpref.data.rows import decode
+from diffpref.data.decode import decode
+from diffpref.data.pairs import as_pairs
+from diffpref.data.preferences import read_preferences
 from diffpref.data.scoring import score
-from diffpref.data.sources import as_pairs, read_preferences
 from diffpref.label.engine import label
 from diffpref.label.plan import seed_of
 from diffpref.objectives import DPO, RankDPO
@@ -50,7 +51,7 @@ def test_lists_hold_the_pictures_best_first_with_phi(run: Path) -> None:
     # Where the rewards contradict each other everywhere, every phi is 1/2; the reader counts that as a tie.
     assert [row.prompt for row in rows] == [row["prompt"] for row in packed if len(set(row["scores"])) > 1]
     for row in rows:
-        arrays = [np.asarray(decode(picture), dtype=np.float64) for picture in row.pictures]
+        arrays = [np.asarray(decode(picture), dtype=np.float64) for picture in row.images]
         bright, red = [a.mean() for a in arrays], [a[..., 0].mean() - a[..., 2].mean() for a in arrays]
         # Scores are kept in float32, which moves no order here.
         assert list(row.scores) == pytest.approx(phi_by_hand([bright, red]), abs=1e-12)

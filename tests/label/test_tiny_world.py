@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffpref.data.rows import decode
-from diffpref.data.sources import read_preferences
+from diffpref.data.decode import decode
+from diffpref.data.preferences import read_preferences
 from diffpref.demo.compare import compare_hands
 from diffpref.demo.embedded import embedded
 from diffpref.demo.judge import Judge
@@ -33,7 +33,7 @@ def test_labels_without_people_teach_the_hand(tmp_path: Path, monkeypatch: pytes
     config = from_mapping({**changes, "validation_prompts": []}, "the test", base)
     run = train(config, say=lambda line: None)
     heldout = read_preferences(embedded("assets/emoji-pairs/heldout.parquet"))
-    real = [decode(row.pictures[row.scores.index(max(row.scores))]) for row in heldout]
+    real = [decode(row.images[row.scores.index(max(row.scores))]) for row in heldout]
     captions = [heldout[place].prompt for place in range(0, len(heldout), 2)]
     model = embedded("assets/tiny-sdxl")
     before, after = draw(model, None, captions, config), draw(model, run, captions, config)

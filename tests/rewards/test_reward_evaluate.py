@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffpref.data.sources import read_preferences
+from diffpref.data.preferences import read_preferences
 from diffpref.rewards import CheckedReward, find_reward
 from diffpref.rewards.training.command import main
 from diffpref.rewards.training.evaluate import (

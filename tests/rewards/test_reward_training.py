@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from diffpref.data.rows import decode
+from diffpref.data.decode import decode
 from diffpref.rewards import find_reward
 from diffpref.rewards.clip_hf import load_model, load_processor
 from diffpref.rewards.training.command import main
@@ -124,7 +124,7 @@ def test_scores_are_those_of_transformers_and_of_the_reward(small_clip: Path, pa
     torch.testing.assert_close(scores, theirs, atol=1e-4, rtol=1e-4)
     rows = [data.pairs[i] for i in (3, 0, 7)]
     reward = find_reward("pickscore", settings={"checkpoint": str(small_clip), "processor": ""})
-    said = reward([decode(p) for row in rows for p in row.pictures], [row.prompt for row in rows for _ in "ab"])
+    said = reward([decode(p) for row in rows for p in row.images], [row.prompt for row in rows for _ in "ab"])
     torch.testing.assert_close(scores.flatten(), said, atol=1e-4, rtol=1e-4)
 
 
@@ -289,7 +289,8 @@ def test_half_precision_towers(run) -> None:
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"trained_text_layers": 3}, "trained_text_layers must be from 0 to the 2 layers that the tower has, got 3"),
         ({"trained_text_layers": 0, "trained_vision_layers": 0, "train_logit_scale": False}, "nothing is trained"),
-        ({"columns": ["caption"]}, "columns must be given as name=column, got 'caption'"),
+        ({"columns": ["caption"]}, "columns must be written as NAME=COLUMN, like prompt=my_caption, got 'caption'"),
+        ({"columns": ["prompt=a", "prompt=b"]}, r"columns names prompt twice \(a and b\): keep one"),
         ({"adapter": "lora", "rank": 0}, "rank must be 1 or above"),
         ({"adapter": "lora", "lora_target_modules": ["to_q"]}, r"no layer of the model ends in \['to_q'\]"),
         ({"labels": "scores", "loss": "hps", "resume_from_checkpoint": "checkpoint-9"}, "no such checkpoint"),
@@ -317,7 +318,7 @@ def test_bad_models_and_data_are_named(run, small_clip: Path, tmp_path: Path) ->
         run(dataset_name=str(tmp_path / "column.parquet"))
     columns |= {"jpg_1": [b"no picture"] * 2, "label_0": [1.0, 0.0]}
     datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "broken.parquet")
-    with pytest.raises(ValueError, match="broken.parquet row [01]: .*not a picture.* `diffpref data validate`"):
+    with pytest.raises(ValueError, match="broken.parquet row [01]: .*not an image.* `diffpref data validate`"):
         run(dataset_name=str(tmp_path / "broken.parquet"), train_batch_size=1)
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffpref.data.rows import decode
-from diffpref.data.sources import read_preferences
+from diffpref.data.decode import decode
+from diffpref.data.preferences import read_preferences
 from diffpref.demo.emoji_hand import HandNetwork, load, save, to_tensor
 from diffpref.rewards import CheckedReward, find_reward
 
@@ -178,7 +178,7 @@ def test_saved_and_loaded_again(tmp_path: Path) -> None:
 def test_the_embedded_reward_knows_the_hand() -> None:
     """Held-out captions: chosen is OpenMoji's drawing, rejected Google's or Twitter's of the same caption."""
     rows = list(read_preferences(ASSETS / "emoji-pairs" / "heldout.parquet"))
-    pictures = [decode(picture) for row in rows for picture in row.pictures]
+    pictures = [decode(picture) for row in rows for picture in row.images]
     reward = find_reward("emoji_hand")
     scores = reward(pictures, [row.prompt for row in rows for _ in range(2)]).view(-1, 2)
     assert ((scores[:, 0] > scores[:, 1]).float().mean() > 0.95).item()

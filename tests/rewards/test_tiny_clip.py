@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffpref.data.rows import decode
-from diffpref.data.sources import read_preferences
+from diffpref.data.decode import decode
+from diffpref.data.preferences import read_preferences
 from diffpref.demo.embedded import embedded
 from diffpref.rewards import REWARDS, find_reward
 
@@ -41,11 +41,11 @@ def test_it_knows_the_hand_and_the_caption() -> None:
     beats that of another picture, which a classifier of hands would do half of the time."""
     reward = find_reward("pickscore", settings={"checkpoint": str(ASSETS / "tiny-clip"), "processor": ""})
     rows = list(read_preferences(ASSETS / "emoji-pairs" / "heldout.parquet"))
-    pictures = [decode(picture) for row in rows for picture in row.pictures]
+    pictures = [decode(picture) for row in rows for picture in row.images]
     scores = reward(pictures, [row.prompt for row in rows for _ in range(2)]).view(-1, 2)
     assert (scores[:, 0] > scores[:, 1]).float().mean().item() >= 0.9
     rows = list(read_preferences(ASSETS / "emoji-pairs" / "train.parquet"))[:120]
-    pictures, prompts = [decode(row.pictures[1]) for row in rows], [row.prompt for row in rows]
+    pictures, prompts = [decode(row.images[1]) for row in rows], [row.prompt for row in rows]
     right, wrong = reward(pictures, prompts), reward(pictures, prompts[7:] + prompts[:7])
     assert (right > wrong).float().mean().item() >= 0.85
 

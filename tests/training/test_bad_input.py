@@ -71,7 +71,8 @@ VALUES = {
         {"pretrained_model_name_or_path": "/nowhere/model"}, "/nowhere/model: no such folder, and no name on the hub"
     ),
     "missing data": Case({"dataset_name": "/nowhere/pairs.parquet"}, "/nowhere/pairs.parquet"),
-    "columns": Case({"columns": ["caption"]}, "columns must be written as prompt=my_caption"),
+    "columns": Case({"columns": ["caption"]}, "columns must be written as NAME=COLUMN, like prompt=my_caption"),
+    "one column twice": Case({"columns": ["prompt=a", "prompt=b"]}, "columns names prompt twice (a and b): keep one"),
     "unknown column": Case({"columns": ["prompt=my_caption"]}, "my_caption"),
     "unknown tracker": Case({"report_to": "tensorbord"}, "report_to must name trackers"),
     "LoRA targets": Case({"lora_target_modules": ["to_x"]}, "no layer of the network ends in ['to_x']"),
@@ -166,7 +167,7 @@ def replace_picture(data: Path, how: str) -> None:
         ("missing", "does not exist"),
         ("empty", "is empty (0 bytes)"),
         ("cut short", "is corrupt or cut short"),
-        ("text", "is not a picture"),
+        ("text", "is not an image"),
         ("of another size", "32x32, 40x32 pixels"),
     ],
 )
@@ -211,7 +212,7 @@ def test_bad_rows_can_be_left_out_and_are_counted(
     values = to_mapping(settings(dataset_name=str(data), on_bad_row="skip", max_train_steps=1))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     assert cli.main(["train", "--config", str(tmp_path / "config.yaml")]) == 0
-    assert "4 rows, 3 kept, 1 dropped (1 missing picture)" in capsys.readouterr().out
+    assert "4 rows, 3 kept, 1 dropped (1 missing image)" in capsys.readouterr().out
 
 
 METHODS = {

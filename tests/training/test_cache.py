@@ -12,9 +12,10 @@ from PIL import Image
 
 from diffpref.backbones import sdxl
 from diffpref.data.encode import EncodedPreferences, Framing, encode_preferences, to_square
+from diffpref.data.preferences import read_preferences
 from diffpref.data.rows import Preferences
-from diffpref.data.sources import read_preferences
-from diffpref.files.store import TensorStore, content_key
+from diffpref.files.identity import content_key
+from diffpref.files.store import TensorStore
 from tests.small_sdxl import save_pairs
 
 Run = Callable[..., Path]
@@ -79,7 +80,7 @@ def test_pictures_and_unique_prompts_are_encoded_once(rows: Preferences, tmp_pat
     assert (encoder.pictures, encoder.prompts, len(data)) == (16, 4, 8)
     again = Counter()
     assert encode(rows, again, tmp_path).fingerprint == data.fingerprint
-    assert (again.pictures, again.prompts) == (0, 0)
+    assert (again.images, again.prompts) == (0, 0)
 
 
 CHANGES = {
@@ -151,7 +152,7 @@ def test_a_latent_that_overflows_names_its_row(rows: Preferences, tmp_path: Path
         def encode_pictures(self, pictures: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
             return super().encode_pictures(pictures, generators) * 1e6
 
-    with pytest.raises(ValueError, match=r"row 0, picture 0: its latent is not finite; use --cache_dtype float32"):
+    with pytest.raises(ValueError, match=r"row 0, image 0: its latent is not finite; use --cache_dtype float32"):
         encode(rows, Hot(), tmp_path, dtype="float16")
 
 

@@ -83,7 +83,7 @@ def evaluate(arguments: list[str]) -> int:
         raise ValueError(f"batch_size must be 1 or above, got {options.batch_size}.")
     import torch
 
-    from diffpref.data.sources import read_preferences
+    from diffpref.data.preferences import read_preferences
     from diffpref.files import atomic
     from diffpref.rewards import find_reward
     from diffpref.rewards.training.evaluate import predict, report

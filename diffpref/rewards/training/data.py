@@ -3,7 +3,6 @@
 Axes: n pairs, 2 the pictures of a pair, s the square's side in pixels, l tokens.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from diffpref.data.rows import BadRow, Preferences, decode
-from diffpref.data.sources import as_pairs, read_preferences
+from diffpref.data.bad_row import BadRow
+from diffpref.data.columns import parse_columns
+from diffpref.data.decode import decode
+from diffpref.data.pairs import as_pairs
+from diffpref.data.preferences import read_preferences
+from diffpref.data.rows import Preferences
+from diffpref.files.identity import sha256
 from diffpref.rewards.clip_hf import Processor
 from diffpref.rewards.training.config import Pairs
 from diffpref.run.randomness import index_at
@@ -61,7 +65,7 @@ class PairData:
         pictures = []
         for row in rows:
             try:
-                pictures += [decode(picture) for picture in row.pictures]
+                pictures += [decode(image) for image in row.images]
             except BadRow as problem:
                 remedy = "`diffpref data validate` finds all such rows, `diffpref data convert` leaves them out."
                 raise ValueError(f"{row.where}: {problem} {remedy}") from None
@@ -105,7 +109,7 @@ def read_pairs(settings: Pairs, source: str, split: str, max_rows: int | None) -
     pairs = read_preferences(
         source,
         split=split,
-        columns=dict(_column(text) for text in settings.columns),
+        columns=parse_columns(settings.columns),
         on_bad_row=settings.on_bad_row,
         max_rows=max_rows,
         ties=settings.ties,
@@ -115,15 +119,8 @@ def read_pairs(settings: Pairs, source: str, split: str, max_rows: int | None) -
     prompts = [pairs.prompt(position) for position in range(len(pairs))]
     counts = Counter(prompts)
     weights = torch.tensor([1 / counts[prompt] for prompt in prompts], dtype=torch.float64)
-    digest = hashlib.sha256("\0".join(prompts).encode() + labels.numpy().tobytes())
-    return PairData(pairs, labels, weights, digest.hexdigest()[:16])
-
-
-def _column(text: str) -> tuple[str, str]:
-    name, mark, column = text.partition("=")
-    if not mark or not name or not column:
-        raise ValueError(f"columns must be given as name=column, got {text!r}.")
-    return name, column
+    fingerprint = sha256("\0".join(prompts).encode() + labels.numpy().tobytes())[:16]
+    return PairData(pairs, labels, weights, fingerprint)
 
 
 def positions_of(step: int, part: int, *, size: int, accumulation: int, rank: int, processes: int) -> range:

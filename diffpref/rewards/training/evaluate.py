@@ -3,7 +3,6 @@
 Axes: n pairs, 2 the pictures of a pair.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +12,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diffpref.data.rows import BadRow, Preferences, decode
+from diffpref.data.bad_row import BadRow
+from diffpref.data.decode import decode
+from diffpref.data.rows import Preferences
 from diffpref.evaluate.statistics import WinRate, wilson_interval
+from diffpref.files.identity import hash_bit
 from diffpref.rewards.checked import CheckedReward
 from diffpref.rewards.training.losses import cross_entropy
 
@@ -60,12 +62,12 @@ def predict(reward: CheckedReward, preferences: Preferences, *, batch_size: int)
         pictures = []
         for row in rows:
             try:
-                pictures += [decode(picture) for picture in row.pictures]
+                pictures += [decode(picture) for picture in row.images]
             except BadRow as problem:
                 raise ValueError(f"{row.where}: {problem}") from None
-        scores = reward(pictures, [row.prompt for row in rows for _ in row.pictures]).tolist()
+        scores = reward(pictures, [row.prompt for row in rows for _ in row.images]).tolist()
         for row in rows:
-            own, scores = scores[: len(row.pictures)], scores[len(row.pictures) :]
+            own, scores = scores[: len(row.images)], scores[len(row.images) :]
             for i, j in combinations(range(len(own)), 2):
                 first.append(own[i])
                 second.append(own[j])
@@ -120,7 +122,7 @@ def best_threshold(found: Predictions) -> float:
 
 def halves(prompts: Sequence[str]) -> Bool[Tensor, " n"]:
     """True for about half of the prompts, by a bit of each prompt's hash: all pairs of a prompt are on one side."""
-    bits = [hashlib.sha256(prompt.encode()).digest()[1] & 1 for prompt in prompts]
+    bits = [hash_bit(prompt, byte=1) for prompt in prompts]
     return torch.tensor(bits, dtype=torch.bool)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffpref.backbones.adapters import trainable
-from diffpref.rewards.checkpoint import sha256
+from diffpref.files.identity import files_hash
 from diffpref.rewards.clip_hf import Processor, load_model, load_processor
 from diffpref.rewards.training.config import RewardConfig
 from diffpref.rewards.training.data import PairData, batches, order, read_pairs, total_weight
@@ -93,7 +93,7 @@ def train(config: RewardConfig, *, say: Callable[[str], None] = print) -> Path:
     prepared = accelerator.prepare_model(network)
     parts = build_parts(network, config, accelerator)
     parameters = trainable(network)
-    known = identity(config, sha256(files), data, processes)
+    known = identity(config, files_hash(files), data, processes)
     if resume is not None:
         check_identity(resume, known)
     # Only now, when nothing can be refused any more: a run that did not start leaves the output directory as it was.

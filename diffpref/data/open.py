@@ -1,14 +1,11 @@
-"""Finds the data behind a name (a file, a folder, a saved data set, the hub) and opens it as Arrow tables."""
+"""The one door to a data set: opens what a name stands for (a file, a folder, a saved data set, the hub) as tables."""
 
 import re
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
-
-from diffpref.data.detect import detect
-from diffpref.data.tables import Table
 
 # File suffix -> the builder of `datasets` that reads it.
 BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tar": "webdataset"}
@@ -17,23 +14,44 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SPLITS = {"train": "train|training", "validation": "validation|valid|val|dev", "test": "test|testing|eval"}
 
 
-def find(source: str, *, split: str, columns: Mapping[str, str], revision: str | None) -> list[Table]:
+@dataclass(frozen=True, kw_only=True)
+class OpenTable:
+    """One file or one split of a data set, before anybody has asked what its columns mean."""
+
+    where: str
+    """What an error message calls it."""
+    dataset: datasets.Dataset
+    folder: Path | None
+    """Where relative paths in it start; None for the hub."""
+
+    @property
+    def columns(self) -> list[str]:
+        return self.dataset.column_names
+
+
+def open_tables(source: str | Path, *, split: str, revision: str | None = None) -> list[OpenTable]:
     """One table for each file or split that the source stands for.
 
     Raises:
-        ValueError: nothing there, a file that cannot be read, or no known schema.
+        ValueError: nothing there, a file that cannot be read, a split that it does not have, or a hub that does not
+            answer; the message has the reason.
     """
     path = Path(source).expanduser()
     if not path.exists():
-        return [_hub(source, split, columns, revision)]
+        return [_hub(str(source), split, revision)]
     if revision is not None:
         raise ValueError(f"{source} is a local path, revision {revision!r} is for hub data sets: leave it out.")
     if path.is_file():
         _no_split(source, split)
-        return [_file(path, path.name, columns)]
-    if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return [_saved(path, split, columns)]
-    return [_file(file, file.relative_to(path).as_posix(), columns) for file in _data_files(path, split)]
+        return [_file(path, path.name)]
+    if is_saved(path):
+        return [_saved(path, split)]
+    return [_file(file, file.relative_to(path).as_posix()) for file in _data_files(path, split)]
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `datasets.save_to_disk` wrote the folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def _no_split(source: str | Path, split: str) -> None:
@@ -41,13 +59,7 @@ def _no_split(source: str | Path, split: str) -> None:
         raise ValueError(f"{source} has no splits, but split {split!r} was asked for: leave --split out.")
 
 
-def _table(dataset: datasets.Dataset, where: str, columns: Mapping[str, str], folder: Path | None) -> Table:
-    schema, names = detect(dataset.column_names, overrides=columns, source=where)
-    rows = dataset.select_columns(list(dict.fromkeys(names.values()))).with_format("arrow")
-    return Table(where, rows, schema, names, folder)
-
-
-def _file(path: Path, where: str, columns: Mapping[str, str]) -> Table:
+def _file(path: Path, where: str) -> OpenTable:
     builder = BUILDERS.get(path.suffix.lower())
     if builder is None:
         raise ValueError(f"{path} is no file that can be read: the suffix must be one of {', '.join(BUILDERS)}.")
@@ -58,25 +70,27 @@ def _file(path: Path, where: str, columns: Mapping[str, str]) -> Table:
     except Exception as problem:  # each builder raises its own
         cause = problem.__cause__ or problem
         raise ValueError(f"{path} cannot be read as {builder}: {type(cause).__name__}: {cause}") from problem
-    return _table(dataset, where, columns, path.parent)
+    return OpenTable(where=where, dataset=dataset, folder=path.parent)
 
 
 def _data_files(root: Path, split: str) -> list[Path]:
     files = [f for f in sorted(root.rglob("*")) if f.suffix.lower() in BUILDERS and f.name not in _NOT_DATA]
-    kinds = sorted({BUILDERS[f.suffix.lower()] for f in files})
+    builders = sorted({BUILDERS[f.suffix.lower()] for f in files})
     if not files:
         raise ValueError(
             f"{root} holds neither data files ({', '.join(BUILDERS)}) nor folders w/ and l/, or chosen/ and rejected/."
         )
-    if len(kinds) > 1:
-        raise ValueError(f"{root} holds data files of several kinds ({', '.join(kinds)}): name the file that is meant.")
-    named = {f: _split_of(f.relative_to(root).as_posix()) for f in files}
-    if all(name is None for name in named.values()):
+    if len(builders) > 1:
+        raise ValueError(
+            f"{root} holds data files of several kinds ({', '.join(builders)}): name the file that is meant."
+        )
+    split_of = {f: _split_of(f.relative_to(root).as_posix()) for f in files}
+    if all(name is None for name in split_of.values()):
         _no_split(root, split)
         return files
-    chosen = [f for f, name in named.items() if name == split]
+    chosen = [f for f, name in split_of.items() if name == split]
     if not chosen:
-        splits = sorted({name for name in named.values() if name})
+        splits = sorted({name for name in split_of.values() if name})
         raise ValueError(f"{root} has no file of split {split!r}; by their names it has {', '.join(splits)}.")
     return chosen
 
@@ -87,17 +101,17 @@ def _split_of(name: str) -> str | None:
     return next((split for split, forms in _SPLITS.items() if words & set(forms.split("|"))), None)
 
 
-def _saved(path: Path, split: str, columns: Mapping[str, str]) -> Table:
-    dataset = datasets.load_from_disk(str(path))
-    if isinstance(dataset, datasets.DatasetDict):
-        if split not in dataset:
-            raise ValueError(f"{path} has no split {split!r}; it has {', '.join(map(str, dataset))}.")
-        return _table(dataset[split], f"{path.name}[{split}]", columns, path)
+def _saved(path: Path, split: str) -> OpenTable:
+    saved = datasets.load_from_disk(str(path))
+    if isinstance(saved, datasets.DatasetDict):
+        if split not in saved:
+            raise ValueError(f"{path} has no split {split!r}; it has {', '.join(map(str, saved))}.")
+        return OpenTable(where=f"{path.name}[{split}]", dataset=saved[split], folder=path)
     _no_split(path, split)
-    return _table(dataset, path.name, columns, path)
+    return OpenTable(where=path.name, dataset=saved, folder=path)
 
 
-def _hub(name: str, split: str, columns: Mapping[str, str], revision: str | None) -> Table:
+def _hub(name: str, split: str, revision: str | None) -> OpenTable:
     if not _HUB_NAME.fullmatch(name) or Path(name).suffix in BUILDERS or name.startswith("."):
         raise ValueError(f"{name} does not exist: check the path (a hub data set is named OWNER/NAME).")
     try:
@@ -107,4 +121,4 @@ def _hub(name: str, split: str, columns: Mapping[str, str], revision: str | None
             f"{name} is neither a local path nor a hub data set that can be reached "
             f"({type(problem).__name__}: {problem}). Check the spelling, the split {split!r} and the network."
         ) from problem
-    return _table(dataset, f"{name}[{split}]", columns, None)
+    return OpenTable(where=f"{name}[{split}]", dataset=dataset, folder=None)
