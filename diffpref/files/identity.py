@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -19,10 +20,13 @@ def file_hash(path: Path) -> str:
 
 def installed(packages: Sequence[str]) -> dict[str, str]:
     """The versions of those of the packages that are installed, in order."""
-    found: dict[str, str] = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {package: version for package in packages if (version := _version(package)) is not None}
+
+
+@cache
+def _version(package: str) -> str | None:
+    # Every shard names the versions, and to find one reads and parses a package's whole description.
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
