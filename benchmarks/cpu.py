@@ -1,6 +1,7 @@
 """Peak memory of a real step on the CPU, each in a process of its own: stock peft jointly, and ours in each mode."""
 
 import json
+import pickle
 import statistics
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from benchmarks.counted import PEER
 from diffpref.counting.architectures import Architecture
 from diffpref.counting.steps import MODES, Setup, make_ready, our_step
 
+ROOT = Path(__file__).parents[1]
 PAIRS = 4
 MIB = 2**20
 SMALL = Architecture(
@@ -44,11 +46,7 @@ def memory(repeats: int) -> tuple[list[dict[str, Any]], str]:
     found: dict[str, list[float]] = {step: [] for step in STEPS}
     for _ in range(repeats):
         for step in STEPS:
-            command = [sys.executable, "-m", "benchmarks.cpu", step]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise ValueError(f"bench cpu: the process of {step} failed: {done.stderr[-2000:]}")
-            found[step].append(json.loads(done.stdout.splitlines()[-1])["mib"])
+            found[step].append(growth(step, SMALL))
     peer = statistics.median(found[STEPS[0]])
     rows: list[dict[str, Any]] = []
     lines = [f"{SMALL.name}, LoRA of rank 64, {PAIRS} pairs, float32, medians of {repeats}:", ""]
@@ -60,18 +58,27 @@ def memory(repeats: int) -> tuple[list[dict[str, Any]], str]:
     return rows, "\n".join(lines)
 
 
+def growth(step: str, architecture: Architecture) -> float:
+    """Peak MiB above the model that a step takes, in a new process: one that was larger before does not grow."""
+    command, given = [sys.executable, "-m", "benchmarks.cpu", step], pickle.dumps(architecture)
+    done = subprocess.run(command, cwd=ROOT, input=given, capture_output=True, check=False)
+    if done.returncode:
+        raise ValueError(f"bench cpu: the process of {step} failed: {done.stderr.decode(errors='replace')[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])["mib"]
+
+
 def _status(name: str) -> float:
     """A figure of this process's memory, in MiB."""
     text = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) for line in text.splitlines() if line.startswith(name)) * 1024 / MIB
 
 
-def one(step: str) -> float:
-    """MiB that one step of this process takes above what it held before, at the peak."""
+def _growth_here(step: str, architecture: Architecture) -> float:
+    """What `growth` returns, of this process, which must be new."""
     from benchmarks.peers import make_stock, peer_step
 
-    stock = step == STEPS[0]
-    ready = (make_stock if stock else make_ready)(Setup(SMALL, 256, precision="no"), "cpu")
+    stock = step == PEER
+    ready = (make_stock if stock else make_ready)(Setup(architecture, 256, precision="no"), "cpu")
     probe = ready.probe(PAIRS, 2)
     # Linux forgets the peak so far.
     Path("/proc/self/clear_refs").write_text("5")
@@ -88,4 +95,4 @@ if __name__ == "__main__":
     from diffpref.run.quiet import quiet_libraries
 
     quiet_libraries()
-    print(json.dumps({"mib": one(sys.argv[1])}))
+    print(json.dumps({"mib": _growth_here(sys.argv[1], pickle.load(sys.stdin.buffer))}))

@@ -63,11 +63,10 @@ def test_the_table_shows_every_figure() -> None:
     assert "| 1 list of 8 |" in text
 
 
-def test_memory_of_real_processes_on_a_small_network(small: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One process in place of many, and a network of milliseconds: the path of `bench cpu` itself."""
-    monkeypatch.setattr(cpu, "SMALL", replace(small, text_lengths=(8, 8)))
-    found = [cpu.one(step) for step in ("deferred", "joint")]
-    assert all(0 < mib < 2000 for mib in found)
+def test_memory_of_real_processes_on_a_small_network(small: Architecture) -> None:
+    """The path of `bench cpu` itself, on a network of milliseconds."""
+    found = [cpu.growth(step, replace(small, text_lengths=(8, 8))) for step in ("deferred", "joint")]
+    assert 0 < found[0] < found[1] < 2000
 
 
 @pytest.mark.slow

@@ -106,9 +106,9 @@ def _other(values: dict[str, Any], where: str) -> tuple[str, str, Path] | None:
             f"{where} is for `diffpref label`, which holds one model at a time: generators {models}; rewards {rewards}."
         )
         return line, "label", label.run.output_dir
-    from diffpref.rewards.training.settings import _fields, from_mapping
+    from diffpref.rewards.training.settings import READER, from_mapping
 
-    if "objective" not in values and set(values) <= set(_fields()):
+    if "objective" not in values and set(values) <= READER.all_keys():
         reward = from_mapping(values, where)
         base = reward.base.pretrained_model_name_or_path
         line = f"{where} is for `diffpref reward train`: {base} is trained; its memory is not counted here."

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -54,10 +55,13 @@ def _encoded(content: str | bytes) -> bytes:
 
 def installed(packages: Sequence[str]) -> dict[str, str]:
     """The versions of those of the packages that are installed, in order."""
-    versions: dict[str, str] = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {package: version for package in packages if (version := _version(package)) is not None}
+
+
+@cache
+def _version(package: str) -> str | None:
+    # Every shard names the versions, and to find one reads and parses a package's whole description.
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

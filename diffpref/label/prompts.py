@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -158,6 +159,7 @@ def _evaluation_set(source: str) -> Sequence[str]:
         raise ValueError(f"exclude: {problem}") from None
 
 
+@cache
 def token_counter() -> Callable[[str], int]:
     """A function of a text that returns its CLIP tokens with start and end, nothing cut off."""
     from open_clip.tokenizer import SimpleTokenizer

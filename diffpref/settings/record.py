@@ -107,6 +107,16 @@ class Reader(Generic[T]):
         """Every key of these groups."""
         return [f.name for kind in chosen.values() for f in dataclasses.fields(kind) if f.init]
 
+    def all_keys(self) -> set[str]:
+        """Every key that some choice has."""
+        keys = {part.name if part.listed else part.axis.key for part in self.parts if part.listed or part.axis}
+        for part in self.parts:
+            if part.axis is not None:
+                keys |= {key for _, some in part.axis.keys() for key in some}
+            elif not part.listed:
+                keys |= {f.name for f in dataclasses.fields(part.kind)}
+        return keys
+
     def _default(self, part: Part, before: Mapping[str, type]) -> type:
         if part.axis is not None and part.axis.derived is not None:
             return part.axis.member(part.axis.derived(before), part.axis.key)

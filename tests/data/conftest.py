@@ -1,4 +1,4 @@
-"""What the data tests share: small real images, a private cache of `datasets`, and writers of source files."""
+"""What the data tests share: small real images and writers of source files."""
 
 import io
 import json
@@ -10,12 +10,6 @@ import pytest
 from PIL import Image
 
 MakeImage = Callable[..., bytes]
-
-
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
-    datasets.disable_progress_bars()
 
 
 @pytest.fixture

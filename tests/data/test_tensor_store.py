@@ -9,7 +9,8 @@ import torch
 from diffpref.files import store as cache
 from diffpref.files.disk import require_space
 from diffpref.files.identity import content_key
-from diffpref.files.store import TensorStore, to_dtype
+from diffpref.files.store import TensorStore
+from diffpref.run.precision import DTYPES
 
 
 def shards(folder: Path) -> list[Path]:
@@ -148,4 +149,4 @@ def test_space_is_asked_of_a_folder_that_does_not_exist_yet(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "float32"])
 def test_dtype_names(name: str) -> None:
-    assert str(to_dtype(name)) == f"torch.{name}"
+    assert str(DTYPES[name]) == f"torch.{name}"

@@ -258,7 +258,7 @@ def start(folder: Path, annotator: str = "") -> tuple[threading.Thread, Client]:
         options = {"port": 0, "annotator": annotator, "open_browser": False}
         thread = threading.Thread(target=serve, args=(folder,), kwargs=options, daemon=True)
         thread.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not servers and time.monotonic() < deadline:
             time.sleep(0.005)
     return thread, Client(servers[0])
@@ -333,7 +333,7 @@ def test_the_browser_is_opened_where_there_is_a_screen(folder: Path, monkeypatch
     monkeypatch.setenv("DISPLAY", ":0")
     assert main([str(folder), "--port", "0", "--no-browser"]) == 0 and not opened
     assert main([str(folder), "--port", "0"]) == 0
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not opened and time.monotonic() < deadline:
         time.sleep(0.005)
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", opened[0])

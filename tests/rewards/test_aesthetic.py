@@ -14,8 +14,7 @@ from diffpref.rewards.aesthetic import LAYERS, Aesthetic, AestheticSettings, rea
 from tests.rewards.small_clip import PROMPTS, SIZE, add_small_architecture, pictures, small_open_clip
 
 NAME = "diffpref-tiny-aesthetic"
-DATA = Path(os.environ.get("DIFFPREF_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-PUBLISHED = DATA / "laion-aesthetic-v2-linear.pth"
+PUBLISHED = Path(os.environ.get("DIFFPREF_TEST_DATA", "no data"), "laion-aesthetic-v2-linear.pth")
 
 
 def head(width: int, seed: int = 0) -> nn.Sequential:

@@ -62,7 +62,7 @@ def test_a_busy_server_is_asked_again_the_same_when_it_says() -> None:
         reward = judge(server.url, backoff=100)
         start = time.monotonic()
         equal(reward.score(grey(1), ["a"]), 3)
-        assert 0.3 < time.monotonic() - start < 5
+        assert 0.3 < time.monotonic() - start < 50
     assert len({json.dumps(question) for question in server.questions}) == 1
     assert (reward.statistics["requests"], reward.statistics["retries"]) == (3, 2)
 
@@ -89,7 +89,7 @@ def test_a_late_reply_is_nan_and_counted() -> None:
         return points(4, 4, 4)
 
     with serving(reply) as server:
-        reward = judge(server.url, timeout=0.5, retries=1)
+        reward = judge(server.url, timeout=1.5, retries=1)
         equal(reward.score(grey(1, 2), ["a", "b"]), NAN, 4)
         end.set()
     assert (reward.statistics["timeouts"], reward.statistics["unanswered"]) == (2, 1)

@@ -1,10 +1,9 @@
 """What the training tests share: a small pipeline, pairs, and one call that trains on them and reads the result."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 from accelerate.state import AcceleratorState
 
@@ -40,21 +39,10 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def private_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
-        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        datasets.disable_progress_bars()
-        yield
-
-
 @pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Bit for bit is promised on the CPU; accelerate keeps its settings for the life of the process."""
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit is promised on the CPU."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -4,13 +4,11 @@ import importlib.util
 import io
 import sys
 import types
-from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 from diffpref.run.trackers import check_trackers, log_pictures
@@ -30,9 +28,8 @@ class Recorder:
 
 
 @pytest.fixture
-def accelerator(tmp_path: Path) -> Iterator[Accelerator]:
-    yield Accelerator(cpu=True, log_with="tensorboard", project_dir=tmp_path)
-    AcceleratorState._reset_state(reset_partial_state=True)
+def accelerator(tmp_path: Path) -> Accelerator:
+    return Accelerator(cpu=True, log_with="tensorboard", project_dir=tmp_path)
 
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from diffpref.label.prompts import CheckedPrompt, PromptSettings, check_prompts
 
-PUBLIC = Path(__file__).parents[3] / "shared" / "data"
+PUBLIC = Path(os.environ.get("DIFFPREF_TEST_DATA", "no data"))
 LONG = "a red fox in deep snow near an old wooden house with a green door and two windows under the northern lights"
 NEAR = LONG.replace("northern", "bright")
 
@@ -28,7 +29,7 @@ def check(tmp_path: Path, prompts: Sequence[str], **settings: object) -> list[Ch
 
 def public(name: str) -> Path:
     if not (PUBLIC / name).is_file():
-        pytest.skip(f"{name} of the public evaluation sets is not there")
+        pytest.skip(f"{name} of the public evaluation sets is not in the folder DIFFPREF_TEST_DATA")
     return PUBLIC / name
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -40,13 +40,9 @@ def png(level: int, size: tuple[int, int] = (SIZE, SIZE)) -> bytes:
 
 
 @pytest.fixture(autouse=True)
-def on_the_cpu(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Bit for bit is promised on the CPU; accelerate keeps its settings for the life of the process."""
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit is promised on the CPU."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
-    datasets.disable_progress_bars()
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")
