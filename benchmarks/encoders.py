@@ -39,11 +39,11 @@ def build_encoders(architecture: Architecture, dtype: torch.dtype) -> Encoders:
     """
     if architecture.vae is None:
         raise ValueError(f"{architecture.name} has no autoencoder to count.")
+    import diffusers
     import transformers
-    from diffusers import AutoencoderKL
 
     with torch.device("meta"):
-        vae = AutoencoderKL.from_config({**architecture.vae})
+        vae = getattr(diffusers, architecture.vae["_class_name"]).from_config({**architecture.vae})
         text = []
         for given in architecture.text:
             kind = getattr(transformers, given["architectures"][0])

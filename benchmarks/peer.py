@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from benchmarks.peers import attach_stock_lora, peer_step
-from diffpref.backbones import find_family, sdxl
 from diffpref.backbones.adapters import LoRA, trainable
+from diffpref.backbones.unet import STEPS
 from diffpref.counting.steps import BETA
 from diffpref.data.decode import decode
 from diffpref.data.encode import to_square
@@ -30,7 +30,7 @@ from diffpref.probes import AnyBatch
 from diffpref.run.randomness import index_at
 from diffpref.sources.dataset import Rows, read_rows
 from diffpref.training.config import TrainConfig
-from diffpref.training.models import accelerator_of, build_models, checkpoint_of, computing_of
+from diffpref.training.models import accelerator_of, build_models, computing_of, open_base
 from diffpref.training.settings import from_mapping, from_yaml
 from diffpref.training.stream import Drawing, batches
 
@@ -98,19 +98,17 @@ def settings(folder: Path, *, stored: int) -> TrainConfig:
 
 def our_turn(config: TrainConfig, rows: Preferences) -> Turn:
     """A step of the training loop, from the cached batch to the optimizer."""
-    family, accelerator = find_family(checkpoint_of(config)), accelerator_of(config.run, config.adapter)
+    family, accelerator = open_base(config), accelerator_of(config.run, config.adapter)
     encoded = Rows(rows).encode(config, family, accelerator, lambda line: None)
     models = build_models(
         family,
-        checkpoint_of(config),
         config.adapter,
         accelerator,
         computing=computing_of(config.run),
         seed=config.run.seed,
     )
-    times = family.resolve_times(checkpoint_of(config), config.times)
     repeats, empty = config.engine.stored_reference, config.data.proportion_empty_prompts
-    drawing = Drawing(family, models.path, times, config.run.seed, empty=empty, repeats=repeats)
+    drawing = Drawing(family, config.run.seed, empty=empty, repeats=repeats)
 
     def stream() -> Iterator[AnyBatch]:
         return batches(encoded.data, drawing, size=PAIRS, first_step=0, steps=2**31, accumulation=1, share=(0, 1))
@@ -135,12 +133,11 @@ def our_turn(config: TrainConfig, rows: Preferences) -> Turn:
 
 def their_turn(config: TrainConfig, rows: Preferences) -> Turn:
     """A step as the script has it, from the encoded picture files to the optimizer."""
-    checkpoint = checkpoint_of(config)
-    encoder = sdxl.load_encoder(checkpoint, torch.device("cpu"))
-    network, path = sdxl.load_network(checkpoint, torch.float32).train(), sdxl.load_path(checkpoint)
+    family = open_base(config)
+    encoder, network = family.load_encoder(torch.device("cpu")), family.load_network(torch.float32).train()
     assert isinstance(config.adapter, LoRA)
-    attach_stock_lora(network, config.adapter.rank, sdxl.LORA_TARGETS)
-    model, draws, side = sdxl.backbone(network, path), torch.Generator().manual_seed(0), config.data.resolution
+    attach_stock_lora(network, config.adapter.rank, family.lora_targets)
+    model, draws, side = family.backbone(network), torch.Generator().manual_seed(0), config.data.resolution
     seen = 0
 
     def step() -> None:
@@ -156,9 +153,9 @@ def their_turn(config: TrainConfig, rows: Preferences) -> Turn:
         pictures = torch.stack([to_square(decode(file), side, (0.5, 0.5)) for file in files])
         x0 = encoder.encode_pictures(pictures, [draws] * len(pictures)).unflatten(0, (PAIRS, 2))
         eps = torch.randn(x0[:, :1].shape, generator=draws).expand_as(x0)
-        t = torch.randint(sdxl.unet.STEPS, (PAIRS,), generator=draws)
-        cond = sdxl.group_cond(encoder.encode_prompts([row.prompt for row in chosen]), side)
-        peer_step(network, model, forward_probe(path, x0, t, eps, cond), BETA)
+        t = torch.randint(STEPS, (PAIRS,), generator=draws)
+        cond = family.group_cond(encoder.encode_prompts([row.prompt for row in chosen]), side)
+        peer_step(network, model, forward_probe(family.path, x0, t, eps, cond), BETA)
 
     return _then_update(network, config, step)
 

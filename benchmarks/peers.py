@@ -16,7 +16,7 @@ from benchmarks.encoders import Encoders
 from diffpref.backbones.adapters import LoRA, trainable
 from diffpref.backbones.adapters.reference import AdapterOff
 from diffpref.counting.meta import Region
-from diffpref.counting.networks import build_network, family_of, meta_backbone, shape_of
+from diffpref.counting.networks import build_network, family_of, shape_of
 from diffpref.counting.steps import BETA, Count, Ready, Setup, counted, materialize
 from diffpref.errors import predict
 from diffpref.types import Backbone, Probe
@@ -59,15 +59,15 @@ def peer_step(network: torch.nn.Module, model: Backbone, probe: Probe, beta: flo
 def make_stock(setup: Setup, device: str = "meta") -> Ready:
     """The network as the scripts train it: peft's LoRA, diffusers' attention, and autocast over half precision too."""
     family = family_of(setup.architecture)
-    network = build_network(setup.architecture.network, setup.dtype)
+    network = build_network(setup.architecture, setup.dtype)
     if device != "meta":
         materialize(network, torch.device(device))
     assert isinstance(setup.adapter, LoRA), "the scripts train LoRA"
-    targets = setup.adapter.lora_target_modules or tuple(family.LORA_TARGETS)
+    targets = setup.adapter.lora_target_modules or family.lora_targets
     trained = attach_stock_lora(network, setup.adapter.rank, targets)
     if setup.checkpointing:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
-    policy = meta_backbone(setup.architecture, network)
+    policy = family.meta_backbone(network)
     shape = shape_of(setup.architecture, setup.resolution, setup.text_tokens)
     return Ready(setup, network, policy, AdapterOff(policy, network), trained, shape, setup.precision != "no")
 

@@ -98,15 +98,14 @@ def test_a_mode_holds_what_a_real_step_holds(tmp_path: Path) -> None:
     needs = needs_of(config)
     from diffpref.backbones.adapters.lora import attach_lora
     from diffpref.backbones.attention.processors import install_attention
-    from diffpref.backbones.sdxl import LORA_TARGETS, SDXL
-    from diffpref.counting.networks import path_of
+    from diffpref.backbones.sdxl import SDXL
     from diffpref.engine.memory import candidate_bytes
     from diffpref.types import Probe
 
     network = small_sdxl.small_unet()
-    attach_lora(network, 4, LORA_TARGETS, seed=0)
+    attach_lora(network, 4, SDXL.lora_targets, seed=0)
     install_attention(network, "auto", torch.float32)
-    model = SDXL(network, path_of(read_architecture(tmp_path, "small")))
+    model = SDXL.meta_backbone(network)
     x = torch.randn(1, 1, 4, 4, 4)
     cond = {"prompt_embeds": torch.randn(1, 8, 32), "pooled": torch.randn(1, 16), "time_ids": torch.ones(1, 6)}
     real = candidate_bytes(model, network, Probe(x, x, torch.ones(1), torch.ones(1), cond))

@@ -1,173 +1,200 @@
-"""Backbones: diffusers pipelines seen as a network on a path. One family of pipelines is one module.
+"""Backbones: diffusers pipelines seen as a network on a path. One family is one file and a row in FAMILIES.
 
-A family module has the names of `Family`; `find_family` picks it by the class that the pipeline's folder names.
+`open_backbone` picks the family by the class that the pipeline's folder names. A family is a frozen dataclass that
+holds its checkpoint and its own times; nothing that it answers needs either of them again.
 """
 
-import hashlib
 import importlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
+from diffpref.backbones.checkpoint import Checkpoint, pipeline_class
+from diffpref.backbones.shape import Shape
+from diffpref.backbones.times import Times
 from diffpref.path import GaussianPath
 from diffpref.transition import StepRule
 from diffpref.types import Backbone, Cond
 
 FAMILIES = {
-    "StableDiffusionXLPipeline": "diffpref.backbones.sdxl",
-    "StableDiffusionPipeline": "diffpref.backbones.sd15",
-    "StableDiffusion3Pipeline": "diffpref.backbones.sd3",
-    "EDMPipeline": "diffpref.backbones.edm",
+    "StableDiffusionXLPipeline": "diffpref.backbones.sdxl:SDXL",
+    "StableDiffusionPipeline": "diffpref.backbones.sd15:SD15",
+    "StableDiffusion3Pipeline": "diffpref.backbones.sd3:SD3",
+    "EDMPipeline": "diffpref.backbones.edm:EDM",
 }
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Where a base model's weights come from."""
-
-    source: str
-    revision: str | None = None
-    variant: str | None = None
-    vae: str | None = None
-    max_sequence_length: int = 256
-    """Tokens of SD3's T5 prompt, or of the zeros in its place."""
-
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments for diffusers' `from_pretrained`."""
-        return {"revision": self.revision, "variant": self.variant}
-
-
-@dataclass(frozen=True)
-class Times:
-    """How t is drawn in training. None is the backbone's own value, from its checkpoint or its paper."""
-
-    timestep_density: Literal["auto", "uniform", "logit_normal", "log_normal"] = "auto"
-    """Density of t: uniform (SDXL), logit_normal (SD3), log_normal in sigma (EDM); auto is the backbone's own."""
-    logit_mean: float = 0.0
-    """Mean of logit_normal; SD3 uses 0 (Esser et al. 2024)."""
-    logit_std: float = 1.0
-    """Standard deviation of logit_normal."""
-    timestep_shift: float | None = None
-    """Flow models: t becomes shift t / (1 + (shift - 1) t); by default the scheduler's shift."""
-    p_mean: float | None = None
-    """EDM: mean of ln sigma; by default -1.2 + ln(sigma_data / 0.5)."""
-    p_std: float = 1.2
-    """EDM: standard deviation of ln sigma."""
+"""The family of each class of pipelines, imported when one is opened."""
 
 
 @runtime_checkable
 class Encoder(Protocol):
     """Pictures and prompts to what the network sees; held in memory only while the cache is filled."""
 
-    identity: str
-    """Names the weights and their precision: equal identities encode equally."""
+    @property
+    def identity(self) -> str:
+        """Names the weights and their precision: equal identities encode equally."""
+        ...
 
-    def encode_pictures(self, pictures: Tensor, generators: Sequence[torch.Generator]) -> Tensor: ...
+    def encode_pictures(self, pictures: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Latents of pictures "n 3 h w" in [-1, 1], each drawn with its own generator."""
+        ...
 
-    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]: ...
+    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """The prompts' tensors, first axis n; with masks as in `prompts.collate` where their lengths differ."""
+        ...
 
 
 @runtime_checkable
-class Family(Protocol):
-    """What a backbone module provides."""
+class Decoder(Protocol):
+    """A network with what turns its latents into pictures."""
 
-    COMPONENT: str
+    def sample(
+        self,
+        prompts: Cond,
+        empty: Cond,
+        *,
+        resolution: int,
+        seeds: Sequence[int],
+        steps: int,
+        guidance_scale: float,
+        batch_size: int,
+    ) -> list[Image.Image]:
+        """One picture for each prompt, each from its own seed: what a stock pipeline draws from these seeds."""
+        ...
+
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """The pictures of latents in the network's units."""
+        ...
+
+    def latent_shape(self, resolution: int) -> tuple[int, ...]:
+        """Channels, height and width of one picture as the network sees it."""
+        ...
+
+
+@runtime_checkable
+class Kind(Protocol):
+    """A family before it is opened: its class, with what needs no checkpoint."""
+
+    component: str
     """The pipeline's folder of the network that is trained."""
-    LORA_TARGETS: Sequence[str]
+    networks: tuple[str, ...]
+    """The classes of diffusers that this network may be of."""
+    lora_targets: tuple[str, ...]
     """Layers that get LoRA by default; empty where the backbone is trained as a whole only."""
-    SIDE: int
+    side: int
     """Pictures' sides are multiples of this, in pixels."""
-    STEP: StepRule
+
+    def open(self, checkpoint: Checkpoint, times: Times, resolution: int) -> "Family":
+        """The family with its own times; ValueError for times of other families.
+
+        Args:
+            resolution: of the run's pictures, in pixels, where the times depend on it.
+        """
+        ...
+
+    def meta_backbone(self, network: torch.nn.Module) -> Backbone:
+        """A network without a checkpoint, for counting: on a path of this kind with usual values."""
+        ...
+
+    def shape(self, config: Mapping[str, Any], resolution: int, lengths: Sequence[int], tokens: int | None) -> Shape:
+        """One candidate's tensors for a network of this configuration.
+
+        Args:
+            resolution: of the picture, in pixels.
+            lengths: tokens of each text encoder's prompt.
+            tokens: length of the prompt as the network sees it; None follows from the encoders.
+        """
+        ...
+
+    def prompt_tokens(self, lengths: Sequence[int], longest: int) -> int | None:
+        """Length of the prompt as the network sees it; None where the encoders alone decide it.
+
+        Args:
+            longest: max_sequence_length of the settings.
+        """
+        ...
+
+
+@runtime_checkable
+class Family(Kind, Protocol):
+    """An opened backbone: a pipeline's network, its path, its times, and the way in and out."""
+
+    step: StepRule
     """The stochastic sampler of on-policy chains."""
 
-    def load_network(self, checkpoint: Checkpoint, dtype: torch.dtype) -> torch.nn.Module: ...
+    @property
+    def checkpoint(self) -> Checkpoint: ...
 
-    def load_path(self, checkpoint: Checkpoint) -> GaussianPath: ...
+    @property
+    def path(self) -> GaussianPath:
+        """The path that the network was trained on; read once."""
+        ...
 
-    def backbone(self, network: torch.nn.Module, path: GaussianPath) -> Backbone: ...
+    def load_network(self, dtype: torch.dtype) -> torch.nn.Module: ...
 
-    def resolve_times(self, checkpoint: Checkpoint, times: Times) -> Times: ...
+    def backbone(self, network: torch.nn.Module) -> Backbone:
+        """The network as the loss engine calls it."""
+        ...
 
-    def draw_t(self, path: GaussianPath, times: Times, generator: torch.Generator) -> Tensor: ...
+    def draw_t(self, generator: torch.Generator) -> Tensor:
+        """One training time, in the path's unit."""
+        ...
 
-    def time_fraction(self, t: Tensor) -> Tensor: ...
+    def time_fraction(self, t: Tensor) -> Tensor:
+        """t as a share of the noise or of the schedule in [0, 1], for metrics by noise level."""
+        ...
 
-    def load_encoder(self, checkpoint: Checkpoint, device: torch.device) -> Encoder: ...
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """The weight of squared errors at t that the network was trained with."""
+        ...
 
-    def empty_prompt(self, checkpoint: Checkpoint, encoder: Encoder) -> dict[str, Tensor]: ...
+    def chain_times(self, steps: int) -> Tensor:
+        """The falling levels of an on-policy chain of `steps` noisy steps."""
+        ...
 
-    def group_cond(self, prompts: Cond, resolution: int) -> dict[str, Tensor]: ...
+    def load_encoder(self, device: torch.device) -> Encoder: ...
 
-    def load_decoder(self, checkpoint: Checkpoint, network: torch.nn.Module, device: torch.device) -> Any: ...
+    def empty_prompt(self, encoder: Encoder) -> dict[str, Tensor]:
+        """The pipeline's unconditional prompt, first axis 1."""
+        ...
 
-    def sample(self, decoder: Any, prompts: Cond, empty: Cond, **options: Any) -> list[Any]: ...
+    def group_cond(self, prompts: Cond, resolution: int) -> dict[str, Tensor]:
+        """The prompts with what else the network is told of a batch."""
+        ...
 
-    def decode(self, decoder: Any, latents: Tensor) -> list[Any]: ...
+    def load_decoder(self, network: torch.nn.Module, device: torch.device) -> Decoder: ...
 
-    def latent_shape(self, decoder: Any, resolution: int) -> tuple[int, ...]: ...
-
-    def chain_times(self, path: GaussianPath, steps: int) -> Tensor: ...
-
-    def loss_weight(self, path: GaussianPath, t: Tensor) -> Tensor: ...
-
-    def save_lora(self, network: torch.nn.Module, folder: Path) -> None: ...
-
-
-def unit_weight(path: GaussianPath, t: Float[Tensor, " b"] | Tensor) -> Float[Tensor, " b"]:
-    """The weight of squared errors at t where a backbone is trained without one."""
-    return torch.ones(t.shape, device=t.device)
+    def save_lora(self, network: torch.nn.Module, folder: Path) -> None:
+        """Write the adapter as the stock pipeline reads it."""
+        ...
 
 
-def find_family(checkpoint: Checkpoint) -> Family:
-    """The family of a pipeline folder or hub name.
+def family_class(pipeline: str, name: str) -> Kind:
+    """The family of a class of pipelines; ValueError, which begins with the name, where none is known."""
+    if pipeline not in FAMILIES:
+        raise ValueError(f"{name} is a {pipeline}; supported pipelines are {', '.join(FAMILIES)}.")
+    module, _, attribute = FAMILIES[pipeline].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def open_backbone(checkpoint: Checkpoint, times: Times, *, resolution: int) -> Family:
+    """The backbone of a pipeline folder or hub name, with times and path read; the weights come later.
+
+    Args:
+        resolution: of the run's pictures, in pixels.
 
     Raises:
-        ValueError: nothing there, no pipeline, or a pipeline of an unsupported class; names which and what to do.
+        ValueError: nothing there, no supported pipeline, times or a resolution that are not for it, or weights to start
+            from that are missing; names which and what to do.
     """
-    name = _pipeline_class(checkpoint)
-    if name not in FAMILIES:
-        raise ValueError(f"{checkpoint.source} is a {name}; supported pipelines are {', '.join(FAMILIES)}.")
-    # A module with these names; a type checker cannot compare a module loaded by name with the protocol.
-    return importlib.import_module(FAMILIES[name])  # type: ignore[return-value]
-
-
-def _pipeline_class(checkpoint: Checkpoint) -> str:
-    source = checkpoint.source
-    if not source:
-        raise ValueError("pretrained_model_name_or_path is empty: give a pipeline folder or a name on the hub.")
-    if Path(source).is_dir():
-        index = Path(source) / "model_index.json"
-        if not index.is_file():
-            raise ValueError(f"{source} is no diffusers pipeline: it has no model_index.json. Give its parent folder?")
-        return json.loads(index.read_text())["_class_name"]
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise ValueError(f"{source}: no such folder, and no name on the hub (OWNER/NAME). Check the path.")
-    from diffusers import DiffusionPipeline
-
-    try:
-        config = DiffusionPipeline.load_config(source, revision=checkpoint.revision)
-    except (OSError, ValueError) as problem:
-        reason = " ".join(str(problem).split())
-        raise ValueError(
-            f"{source}: no such folder, and no such pipeline could be read from the hub. Check "
-            f"pretrained_model_name_or_path, the network, and `hf auth login` for gated models. ({reason})"
-        ) from None
-    return dict(config)["_class_name"]  # type: ignore[call-overload]
-
-
-def weights_hash(module: torch.nn.Module) -> str:
-    """A short name for a module's weights: equal for equal values, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        # A thousand values of each tensor, evenly spread, tell any two trained models apart and cost no second.
-        picked = flat[:: max(1, flat.numel() // 1000)].contiguous()
-        digest.update(picked.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    kind = family_class(pipeline_class(checkpoint), checkpoint.source)
+    if resolution < kind.side or resolution % kind.side:
+        raise ValueError(f"resolution must be a multiple of {kind.side}, got {resolution}.")
+    checkpoint.weights_of(kind.component)
+    family = kind.open(checkpoint, times, resolution)
+    # Read now, so that a scheduler of another path is refused before anything long.
+    assert family.path is not None
+    return family

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffpref.backbones.prompts import MASK, concatenate
 from diffpref.path import GaussianPath
 from diffpref.types import Backbone, Cond
 
@@ -23,15 +24,20 @@ class Guided:
         return self.model.path
 
     def __call__(self, x_t: Float[Tensor, " n *chw"], t: Tensor, cond: Cond) -> Float[Tensor, " n *chw"]:
-        both = {}
-        for name, given in cond.items():
-            # What has no empty form, such as picture sizes, is the same for both.
-            blank = self.empty[name].to(given).expand_as(given) if name in self.empty else given
-            both[name] = torch.cat([blank, given])
+        both = concatenate([self._blank(cond, len(x_t)), cond])
         found = self.model(torch.cat([x_t, x_t]), torch.cat([t, t]), both)
         # The scale makes the rounding of a difference in half precision larger.
         empty, prompted = found.to(torch.promote_types(found.dtype, torch.float32)).chunk(2)
         return empty + self.scale * (prompted - empty)
+
+    def _blank(self, cond: Cond, count: int) -> dict[str, Tensor]:
+        """The empty prompt for each row; what has no empty form, such as picture sizes, is the same for both."""
+        blank = {name: given for name, given in cond.items() if name.removesuffix(MASK) not in self.empty}
+        for name, value in self.empty.items():
+            if (prompt := cond.get(name.removesuffix(MASK))) is not None:
+                moved = value.to(prompt.device) if value.dtype == torch.bool else value.to(prompt)
+                blank[name] = moved.expand(count, *value.shape[1:])
+        return blank
 
 
 def guided(model: Backbone, scale: float, empty: Cond) -> Backbone:

@@ -1,24 +1,43 @@
 """What the families in an autoencoder's latent space share: its units, encoding, sampling and decoding of pictures."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
-from diffpref.backbones import Checkpoint
+from diffpref.backbones.checkpoint import Checkpoint
+from diffpref.backbones.prompts import concatenate
 from diffpref.types import Cond
 
-PIPELINE_NAMES = {"prompt_embeds": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
+SCALE = 8
+"""Pixels of a picture's side for each of its latent's, where the autoencoder has Stable Diffusion's four levels."""
+TOKENS = {"prompt_embeds": "prompt_embeds"}
 """A prompt's tensors by our names, and as the pipelines' calls name them."""
+POOLED = {**TOKENS, "pooled": "pooled_prompt_embeds"}
 
 
 def load_vae(checkpoint: Checkpoint) -> Any:
-    """The pipeline's autoencoder, or the one that replaces it, in float32: SDXL's overflows in half precision."""
-    folder = {"subfolder": "vae", **checkpoint.options()} if checkpoint.vae is None else {}
-    return AutoencoderKL.from_pretrained(checkpoint.vae or checkpoint.source, dtype=torch.float32, **folder)
+    """The pipeline's autoencoder, or the one that replaces it, in float32: SDXL's overflows in half precision.
+
+    Raises:
+        ValueError: its configuration names no autoencoder of diffusers.
+    """
+    source, where = checkpoint.vae or checkpoint.source, {}
+    if checkpoint.vae is None:
+        where = {"subfolder": "vae", **checkpoint.options()}
+    # Any class of diffusers reads the file; it names the class that the weights are of.
+    config: Any = AutoencoderKL.load_config(source, **{k: v for k, v in where.items() if k != "variant"})
+    name = config.get("_class_name", AutoencoderKL.__name__)
+    kind = getattr(diffusers, name, None) if name.startswith("Autoencoder") else None
+    if kind is None:
+        raise ValueError(f"{source}: its autoencoder is a {name}, which is none of diffusers {diffusers.__version__}.")
+    return kind.from_pretrained(source, dtype=torch.float32, **where)
 
 
 def _units(config: Mapping[str, Any], like: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,61 +67,86 @@ def unscale_latents(latents: Float[Tensor, "n c h w"], config: Mapping[str, Any]
 def encode_pictures(
     vae: Any, pictures: Float[Tensor, "n 3 h w"], generators: Sequence[torch.Generator]
 ) -> Float[Tensor, "n c hl wl"]:
-    """Latents as the network sees them; pictures in [-1, 1]. The posterior is drawn with each picture's generator."""
-    posterior = vae.encode(pictures.to(vae.device)).latent_dist
-    noise = torch.stack([torch.randn(posterior.mean.shape[1:], generator=g) for g in generators])
-    return scale_latents(posterior.mean + posterior.std * noise.to(vae.device), vae.config)
+    """Latents as the network sees them; pictures in [-1, 1]. A posterior is drawn with each picture's generator."""
+    encoded = vae.encode(pictures.to(vae.device))
+    if hasattr(encoded, "latent_dist"):
+        posterior = encoded.latent_dist
+        noise = torch.stack([torch.randn(posterior.mean.shape[1:], generator=g) for g in generators])
+        return scale_latents(posterior.mean + posterior.std * noise.to(vae.device), vae.config)
+    # AutoencoderDC has one latent for a picture, and nothing to draw.
+    return scale_latents(encoded.latent, vae.config)
 
 
-@torch.no_grad()
-def sample(
-    decoder: Any,
-    prompts: Cond,
-    empty: Cond,
-    *,
-    resolution: int,
-    seeds: Sequence[int],
-    steps: int,
-    guidance_scale: float,
-    batch_size: int,
-    output_type: Literal["pil", "latent"] = "pil",
-) -> list[Any]:
-    """One PIL picture for each prompt, each from its own seed: the pictures a stock pipeline gives for these seeds."""
-    network = decoder.unet if hasattr(decoder, "unet") else decoder.transformer
-    count = len(prompts["prompt_embeds"])
-    pictures: list[Any] = []
-    for first in range(0, count, batch_size):
-        part = slice(first, min(first + batch_size, count))
-        given = {}
-        for name, theirs in PIPELINE_NAMES.items():
-            if name in prompts:
-                some, blank = (value[name].to(network.device, network.dtype) for value in (prompts, empty))
-                given[theirs] = some[part]
-                given[f"negative_{theirs}"] = blank.expand(len(some[part]), *blank.shape[1:])
-        latents = decoder(
+@dataclass(frozen=True)
+class LatentDecoder:
+    """A pipeline around the network, without text encoders: prompts come encoded."""
+
+    pipeline: Any
+    network: Any
+    names: Mapping[str, str]
+    """The prompts' tensors by our names, and as the pipeline's call names them."""
+
+    def __post_init__(self) -> None:
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    def sample(
+        self,
+        prompts: Cond,
+        empty: Cond,
+        *,
+        resolution: int,
+        seeds: Sequence[int],
+        steps: int,
+        guidance_scale: float,
+        batch_size: int,
+    ) -> list[Image.Image]:
+        """One picture for each prompt, each from its own seed: the pictures a stock pipeline gives for these seeds."""
+        pictures: list[Image.Image] = []
+        for first in range(0, len(seeds), batch_size):
+            part = slice(first, first + batch_size)
+            some = {name: value[part] for name, value in prompts.items()}
+            pictures += self.decode(
+                self.latents(
+                    some, empty, resolution=resolution, seeds=seeds[part], steps=steps, guidance_scale=guidance_scale
+                )
+            )
+        return pictures
+
+    def latents(
+        self, prompts: Cond, empty: Cond, *, resolution: int, seeds: Sequence[int], steps: int, guidance_scale: float
+    ) -> Float[Tensor, "n c h w"]:
+        """Where the pipeline's sampler ends, in the network's units; all prompts in one batch."""
+        blank = {name: value.expand(len(seeds), *value.shape[1:]) for name, value in empty.items()}
+        both = concatenate([{name: self._moved(value) for name, value in each.items()} for each in (blank, prompts)])
+        assert set(both) <= set(self.names), f"the pipeline reads {list(self.names)}, not all of {list(both)}"
+        given: dict[str, Tensor] = {}
+        for name, value in both.items():
+            theirs = self.names[name]
+            given[f"negative_{theirs}"], given[theirs] = value.chunk(2)
+        return self.pipeline(
             **given,
             height=resolution,
             width=resolution,
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds[part]],
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="latent",
         ).images
-        pictures += decode(decoder, latents) if output_type == "pil" else list(latents)
-    return pictures
 
+    def _moved(self, value: Tensor) -> Tensor:
+        """The tensor where the network is, in its precision; a mask stays one."""
+        network = self.network
+        return value.to(network.device) if value.dtype == torch.bool else value.to(network.device, network.dtype)
 
-def latent_shape(decoder: Any, resolution: int) -> tuple[int, ...]:
-    """Channels, height and width of one picture's latent."""
-    network = decoder.unet if hasattr(decoder, "unet") else decoder.transformer
-    side = resolution // decoder.vae_scale_factor
-    return network.config.in_channels, side, side
+    def latent_shape(self, resolution: int) -> tuple[int, ...]:
+        """Channels, height and width of one picture's latent."""
+        side = resolution // self.pipeline.vae_scale_factor
+        return self.network.config.in_channels, side, side
 
-
-@torch.no_grad()
-def decode(decoder: Any, latents: Float[Tensor, "n c h w"]) -> list[Any]:
-    """PIL pictures of latents in the network's units; in float32 also where the caller's autocast says otherwise."""
-    vae = decoder.vae
-    with torch.autocast(vae.device.type, enabled=False):
-        pixels = vae.decode(unscale_latents(latents.to(vae.device, vae.dtype), vae.config)).sample
-    return decoder.image_processor.postprocess(pixels, output_type="pil")
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "n c h w"]) -> list[Image.Image]:
+        """PIL pictures of latents in the network's units; in float32 whatever the caller's autocast says."""
+        vae = self.pipeline.vae
+        with torch.autocast(vae.device.type, enabled=False):
+            pixels = vae.decode(unscale_latents(latents.to(vae.device, vae.dtype), vae.config)).sample
+        return self.pipeline.image_processor.postprocess(pixels, output_type="pil")

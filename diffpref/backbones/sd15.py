@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x and 2.x: a UNet on the variance-preserving path, conditioned on one text encoder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,41 +9,30 @@ from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.backbones import Checkpoint, Encoder, latents, unet, unit_weight, weights_hash
+from diffpref.backbones import Encoder, latents
+from diffpref.backbones.checkpoint import Checkpoint
+from diffpref.backbones.identity import weights_hash
 from diffpref.backbones.precision import as_weights
+from diffpref.backbones.shape import Shape
+from diffpref.backbones.unet import UNetFamily, meta_path
 from diffpref.path import GaussianPath
-from diffpref.transition import Ancestral
 from diffpref.types import Cond
 
-COMPONENT = "unet"
-LORA_TARGETS = ("to_k", "to_q", "to_v", "to_out.0")
-SIDE = 8
-STEP = Ancestral()
 # The safety checker paints pictures black, which would pass for a broken model; pictures are shown to their maker only.
 UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
-load_network, load_path, save_lora = unet.load_network, unet.load_path, unet.save_lora
-resolve_times, draw_t, loss_weight = unet.resolve_times, unet.draw_t, unit_weight
-chain_times, time_fraction = unet.chain_times, unet.time_fraction
-sample, decode = latents.sample, latents.decode
-latent_shape = latents.latent_shape
-
 
 @dataclass(frozen=True)
-class SD15:
-    """The UNet as a Backbone; cond holds prompt_embeds "n s d"."""
+class SD15Network:
+    """The UNet as a Backbone; cond holds prompt_embeds "n s d" and perhaps a mask."""
 
     network: torch.nn.Module
     path: GaussianPath
 
     def __call__(self, x_t: Float[Tensor, " n *chw"], t: Tensor, cond: Cond) -> Float[Tensor, " n *chw"]:
         x_t, text = (as_weights(self.network, each) for each in (x_t, cond["prompt_embeds"]))
-        return self.network(x_t, t, text, return_dict=False)[0]
-
-
-def backbone(network: torch.nn.Module, path: GaussianPath) -> SD15:
-    """The network as the loss engine calls it."""
-    return SD15(network, path)
+        mask = cond.get("prompt_embeds_mask")
+        return self.network(x_t, t, text, encoder_attention_mask=mask, return_dict=False)[0]
 
 
 class SD15Encoder:
@@ -70,27 +59,43 @@ class SD15Encoder:
         return {"prompt_embeds": embeds}
 
 
-def load_encoder(checkpoint: Checkpoint, device: torch.device) -> SD15Encoder:
-    """What turns pictures and prompts into tensors."""
-    return SD15Encoder(checkpoint, device)
+@dataclass(frozen=True)
+class SD15(UNetFamily):
+    """Stable Diffusion 1.x and 2.x, and what was fine-tuned from them."""
 
+    def backbone(self, network: torch.nn.Module) -> SD15Network:
+        """The network as the loss engine calls it."""
+        return SD15Network(network, self.path)
 
-def empty_prompt(checkpoint: Checkpoint, encoder: Encoder) -> dict[str, Tensor]:
-    """The unconditional prompt of the pipeline: "", encoded."""
-    return encoder.encode_prompts([""])
+    def load_encoder(self, device: torch.device) -> SD15Encoder:
+        """What turns pictures and prompts into tensors."""
+        return SD15Encoder(self.checkpoint, device)
 
+    def empty_prompt(self, encoder: Encoder) -> dict[str, Tensor]:
+        """The unconditional prompt of the pipeline: "", encoded."""
+        return encoder.encode_prompts([""])
 
-def group_cond(prompts: Cond, resolution: int) -> dict[str, Tensor]:
-    """The conditioning of a batch: the prompts alone."""
-    return dict(prompts)
+    def group_cond(self, prompts: Cond, resolution: int) -> dict[str, Tensor]:
+        """The prompts alone."""
+        return dict(prompts)
 
+    def load_decoder(self, network: torch.nn.Module, device: torch.device) -> latents.LatentDecoder:
+        """The pipeline around a network, without text encoder and safety checker: prompts come encoded."""
+        vae = latents.load_vae(self.checkpoint).to(device)
+        parts = {"text_encoder": None, "tokenizer": None, **UNCHECKED}
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            self.checkpoint.source, unet=network, vae=vae, **parts, **self.checkpoint.options()
+        )
+        return latents.LatentDecoder(pipeline, network, latents.TOKENS)
 
-def load_decoder(checkpoint: Checkpoint, network: torch.nn.Module, device: torch.device) -> StableDiffusionPipeline:
-    """The pipeline around a network, without text encoder and safety checker: prompts come encoded."""
-    vae = latents.load_vae(checkpoint).to(device)
-    parts = {"text_encoder": None, "tokenizer": None, **UNCHECKED}
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        checkpoint.source, unet=network, vae=vae, **parts, **checkpoint.options()
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    @classmethod
+    def meta_backbone(cls, network: torch.nn.Module) -> SD15Network:
+        """The network on a path like SD's."""
+        return SD15Network(network, meta_path())
+
+    @classmethod
+    def shape(cls, config: Mapping[str, Any], resolution: int, lengths: Sequence[int], tokens: int | None) -> Shape:
+        """Latents of a side of an eighth of the picture's, and CLIP's tokens."""
+        side = resolution // latents.SCALE
+        prompt = {"prompt_embeds": (tokens or lengths[0], config["cross_attention_dim"])}
+        return Shape((config["in_channels"], side, side), prompt)

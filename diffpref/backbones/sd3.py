@@ -1,149 +1,46 @@
 """Stable Diffusion 3 and 3.5: a joint transformer on the straight path, conditioned on two CLIPs and perhaps T5."""
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.backbones import Checkpoint, Encoder, Times, latents, unit_weight, weights_hash
+from diffpref.backbones import Encoder, latents
 from diffpref.backbones.adapters.lora import lora_metadata, lora_state
+from diffpref.backbones.checkpoint import Checkpoint
+from diffpref.backbones.flow import STEPS, FlowTimes, even_times, fixed_shift, flow_times, scheduler_config
+from diffpref.backbones.identity import weights_hash
+from diffpref.backbones.loading import load_network, read_config
 from diffpref.backbones.precision import as_weights
+from diffpref.backbones.shape import Shape
+from diffpref.backbones.times import Times
 from diffpref.path import GaussianPath, rectified_flow
-from diffpref.transition import FlowSDE
+from diffpref.transition import FlowSDE, StepRule
 from diffpref.types import Cond
 
-COMPONENT = "transformer"
-# As diffusers' train_dreambooth_lora_sd3.py: the joint attention of both streams.
-LORA_TARGETS = tuple(
-    f"attn.{name}"
-    for name in ("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out", "to_k", "to_out.0", "to_q", "to_v")
-)
-SIDE = 16
-STEP = FlowSDE()
-STEPS = 1000
-"""The transformer's timestep at t = 1."""
-CLEANEST, NOISIEST = 1 / STEPS, 1 - 1 / STEPS
-"""Training stays between them. The network never saw levels below its table's first; at t = 1 nothing of the picture is
-left, so its SNR is zero and its log has no value."""
 LONGEST_PROMPT = 512
-
-sample, decode = latents.sample, latents.decode
-latent_shape = latents.latent_shape
-loss_weight = unit_weight
-
-
-def load_network(checkpoint: Checkpoint, dtype: torch.dtype) -> SD3Transformer2DModel:
-    """The transformer of the pipeline."""
-    return SD3Transformer2DModel.from_pretrained(
-        checkpoint.source, subfolder="transformer", dtype=dtype, **checkpoint.options()
-    )
-
-
-def _scheduler_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The scheduler's settings, not a scheduler: its table is descending, already shifted, and changed by sampling."""
-    # diffusers annotates its loaders as if they could return a tuple; hence Any, here and below.
-    config: Any = FlowMatchEulerDiscreteScheduler.load_config(
-        checkpoint.source, subfolder="scheduler", revision=checkpoint.revision
-    )
-    name, steps = config["_class_name"], config.get("num_train_timesteps", STEPS)
-    if not name.startswith("FlowMatch") or steps != STEPS:
-        raise ValueError(
-            f"{checkpoint.source}: its scheduler is a {name} of {steps} levels; SD3 needs a "
-            f"FlowMatchEulerDiscreteScheduler of {STEPS}."
-        )
-    return dict(config)
-
-
-def load_path(checkpoint: Checkpoint) -> GaussianPath:
-    """The straight path; raises ValueError where the pipeline's scheduler is for another one."""
-    _scheduler_config(checkpoint)
-    return rectified_flow()
 
 
 @dataclass(frozen=True)
-class SD3:
+class SD3Network:
     """The transformer as a Backbone; cond holds prompt_embeds "n s d" and pooled "n d"."""
 
     network: torch.nn.Module
     path: GaussianPath
 
     def __call__(self, x_t: Float[Tensor, " n *chw"], t: Tensor, cond: Cond) -> Float[Tensor, " n *chw"]:
+        assert "prompt_embeds_mask" not in cond, "SD3 reads zeros as tokens: all prompts have one length"
         # bfloat16 knows no 999.
         timestep = STEPS * t.float()
         x_t, text, pooled = (as_weights(self.network, each) for each in (x_t, cond["prompt_embeds"], cond["pooled"]))
         return self.network(x_t, text, pooled, timestep, return_dict=False)[0]
-
-
-def backbone(network: torch.nn.Module, path: GaussianPath) -> SD3:
-    """The network as the loss engine calls it."""
-    return SD3(network, path)
-
-
-def resolve_times(checkpoint: Checkpoint, times: Times) -> Times:
-    """The times with density and shift filled in: logit-normal, and the shift of the pipeline's scheduler.
-
-    Raises:
-        ValueError: a setting of EDM's, one out of range, or no shift where the scheduler has no fixed one.
-    """
-    if times.timestep_density not in ("auto", "uniform", "logit_normal") or times.p_mean is not None:
-        raise ValueError("timestep_density log_normal and p_mean are EDM's: use logit_normal or uniform, logit_mean.")
-    if times.logit_std <= 0:
-        raise ValueError(f"logit_std must be above 0, got {times.logit_std}.")
-    shift = times.timestep_shift
-    if shift is None:
-        config = _scheduler_config(checkpoint)
-        if config.get("use_dynamic_shifting", False):
-            raise ValueError(
-                f"{checkpoint.source}: its scheduler shifts by resolution (use_dynamic_shifting), so there is no shift "
-                "to take over: set timestep_shift, for instance to 3.0 as SD3."
-            )
-        shift = float(config.get("shift", 1.0))
-    if shift <= 0:
-        raise ValueError(f"timestep_shift must be above 0, got {shift}.")
-    density = "logit_normal" if times.timestep_density == "auto" else times.timestep_density
-    return dataclasses.replace(times, timestep_density=density, timestep_shift=shift)
-
-
-def draw_t(path: GaussianPath, times: Times, generator: torch.Generator) -> Tensor:
-    """One t in (0, 1): u logit-normal or uniform, then shift u / (1 + (shift - 1) u); the times of `resolve_times`.
-
-    Source: Esser et al. 2024, eq. 19 and 23."""
-    shift = times.timestep_shift
-    assert shift is not None
-    if times.timestep_density == "uniform":
-        u = torch.rand((), generator=generator)
-    else:
-        u = torch.sigmoid(times.logit_mean + times.logit_std * torch.randn((), generator=generator))
-    return (shift * u / (1 + (shift - 1) * u)).clamp(CLEANEST, NOISIEST)
-
-
-def chain_times(path: GaussianPath, steps: int) -> Tensor:
-    """The levels of an on-policy chain of `steps` noisy steps, even in t from noise alone down.
-
-    The remaining step to the clean picture is left to the denoiser."""
-    return torch.linspace(1, 0, steps + 2)[:-1]
-
-
-def time_fraction(t: Tensor) -> Tensor:
-    """t itself, the noise's share, for metrics by noise level."""
-    return t
-
-
-def _load_vae(checkpoint: Checkpoint) -> Any:
-    vae = latents.load_vae(checkpoint)
-    if vae.config["shift_factor"] is None:
-        name = checkpoint.vae or f"{checkpoint.source}/vae"
-        raise ValueError(
-            f"{name}: config.json has no shift_factor, which SD3's pipeline adds: set it, if need be to 0."
-        )
-    return vae
 
 
 class SD3Encoder:
@@ -157,7 +54,7 @@ class SD3Encoder:
             raise ValueError(f"max_sequence_length must be in [1, {LONGEST_PROMPT}], got {self.length}.")
         self.device = device
         self.vae = _load_vae(checkpoint).to(device)
-        index: Any = StableDiffusion3Pipeline.load_config(checkpoint.source, revision=checkpoint.revision)
+        index = read_config(StableDiffusion3Pipeline, checkpoint)
         # from_pretrained wants to be told that a part is absent, though the pipeline's own index says so.
         absent = {"text_encoder_3": None, "tokenizer_3": None} if index.get("text_encoder_3", [None])[0] is None else {}
         self.pipeline: Any = StableDiffusion3Pipeline.from_pretrained(
@@ -170,9 +67,7 @@ class SD3Encoder:
         ).to(device)
         if absent:
             # The width of the zeros in T5's place is all that the pipeline asks its transformer for.
-            config: Any = SD3Transformer2DModel.load_config(
-                checkpoint.source, subfolder="transformer", revision=checkpoint.revision
-            )
+            config = read_config(SD3Transformer2DModel, checkpoint, "transformer")
             self.pipeline.transformer = SimpleNamespace(config=SimpleNamespace(**config))
         parts = (self.vae, *(getattr(self.pipeline, f"text_encoder{place}") for place in ("", "_2", "_3")))
         self.identity = "-".join([*(weights_hash(part) for part in parts if part is not None), f"{self.length}"])
@@ -197,36 +92,118 @@ class SD3Encoder:
         return {"prompt_embeds": embeds, "pooled": pooled}
 
 
-def load_encoder(checkpoint: Checkpoint, device: torch.device) -> SD3Encoder:
-    """What turns pictures and prompts into tensors."""
-    return SD3Encoder(checkpoint, device)
+@dataclass(frozen=True)
+class SD3:
+    """SD3 and SD3.5, medium and large."""
 
+    checkpoint: Checkpoint
+    times: FlowTimes = FlowTimes()
 
-def empty_prompt(checkpoint: Checkpoint, encoder: Encoder) -> dict[str, Tensor]:
-    """The unconditional prompt of the pipeline: "", encoded."""
-    return encoder.encode_prompts([""])
-
-
-def group_cond(prompts: Cond, resolution: int) -> dict[str, Tensor]:
-    """The conditioning of a batch: the prompts alone."""
-    return dict(prompts)
-
-
-def load_decoder(checkpoint: Checkpoint, network: torch.nn.Module, device: torch.device) -> StableDiffusion3Pipeline:
-    """The pipeline around a network, without text encoders: prompts come encoded."""
-    vae = _load_vae(checkpoint).to(device)
-    parts = {f"{kind}{place}": None for kind in ("text_encoder", "tokenizer") for place in ("", "_2", "_3")}
-    pipeline = StableDiffusion3Pipeline.from_pretrained(
-        checkpoint.source, transformer=network, vae=vae, **parts, **checkpoint.options()
+    component: ClassVar[str] = "transformer"
+    networks: ClassVar[tuple[str, ...]] = ("SD3Transformer2DModel",)
+    # As diffusers' train_dreambooth_lora_sd3.py: the joint attention of both streams.
+    lora_targets: ClassVar[tuple[str, ...]] = tuple(
+        f"attn.{name}"
+        for name in ("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out", "to_k", "to_out.0", "to_q", "to_v")
     )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    side: ClassVar[int] = 16
+    step: ClassVar[StepRule] = FlowSDE()
+
+    @classmethod
+    def open(cls, checkpoint: Checkpoint, times: Times, resolution: int) -> "SD3":
+        """The family with logit-normal times and the shift of the pipeline's scheduler, where the user sets none.
+
+        Raises:
+            ValueError: a setting of EDM's, one out of range, or no shift where the scheduler has no fixed one.
+        """
+        shift = times.timestep_shift
+        if shift is None:
+            shift = fixed_shift(checkpoint, scheduler_config(checkpoint, cls.__name__))
+        return cls(checkpoint, flow_times(times, shift))
+
+    @cached_property
+    def path(self) -> GaussianPath:
+        """The straight path; raises ValueError where the pipeline's scheduler is for another one."""
+        scheduler_config(self.checkpoint, type(self).__name__)
+        return rectified_flow()
+
+    def load_network(self, dtype: torch.dtype) -> SD3Transformer2DModel:
+        """The transformer of the pipeline, or the weights that replace it."""
+        return load_network(SD3Transformer2DModel, self.checkpoint, self.component, dtype)
+
+    def backbone(self, network: torch.nn.Module) -> SD3Network:
+        """The network as the loss engine calls it."""
+        return SD3Network(network, self.path)
+
+    def draw_t(self, generator: torch.Generator) -> Tensor:
+        """One t in (0, 1)."""
+        return self.times.draw(generator)
+
+    def time_fraction(self, t: Tensor) -> Tensor:
+        """t itself, the noise's share, for metrics by noise level."""
+        return t
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """1: the density of the times is the only weight."""
+        return torch.ones(t.shape, device=t.device)
+
+    def chain_times(self, steps: int) -> Tensor:
+        """The levels of an on-policy chain; see `flow.even_times`."""
+        return even_times(steps)
+
+    def load_encoder(self, device: torch.device) -> SD3Encoder:
+        """What turns pictures and prompts into tensors."""
+        return SD3Encoder(self.checkpoint, device)
+
+    def empty_prompt(self, encoder: Encoder) -> dict[str, Tensor]:
+        """The unconditional prompt of the pipeline: "", encoded."""
+        return encoder.encode_prompts([""])
+
+    def group_cond(self, prompts: Cond, resolution: int) -> dict[str, Tensor]:
+        """The prompts alone."""
+        return dict(prompts)
+
+    def load_decoder(self, network: torch.nn.Module, device: torch.device) -> latents.LatentDecoder:
+        """The pipeline around a network, without text encoders: prompts come encoded."""
+        vae = _load_vae(self.checkpoint).to(device)
+        parts = {f"{kind}{place}": None for kind in ("text_encoder", "tokenizer") for place in ("", "_2", "_3")}
+        pipeline = StableDiffusion3Pipeline.from_pretrained(
+            self.checkpoint.source, transformer=network, vae=vae, **parts, **self.checkpoint.options()
+        )
+        return latents.LatentDecoder(pipeline, network, latents.POOLED)
+
+    def save_lora(self, network: torch.nn.Module, folder: Path) -> None:
+        """Write pytorch_lora_weights.safetensors as `StableDiffusion3Pipeline.load_lora_weights` reads it."""
+        StableDiffusion3Pipeline.save_lora_weights(
+            folder,
+            transformer_lora_layers=dict(lora_state(network)),
+            transformer_lora_adapter_metadata=lora_metadata(network),
+        )
+
+    @classmethod
+    def meta_backbone(cls, network: torch.nn.Module) -> SD3Network:
+        """The network on the straight path."""
+        return SD3Network(network, rectified_flow())
+
+    @classmethod
+    def shape(cls, config: Mapping[str, Any], resolution: int, lengths: Sequence[int], tokens: int | None) -> Shape:
+        """Latents of a side of an eighth of the picture's; CLIP's tokens and then T5's, or zeros in T5's place."""
+        side = resolution // latents.SCALE
+        text = (tokens or lengths[0] + lengths[-1], config["joint_attention_dim"])
+        prompt = {"prompt_embeds": text, "pooled": (config["pooled_projection_dim"],)}
+        return Shape((config["in_channels"], side, side), prompt)
+
+    @classmethod
+    def prompt_tokens(cls, lengths: Sequence[int], longest: int) -> int | None:
+        """CLIP's tokens, and as many of T5's as the settings say."""
+        return lengths[0] + longest
 
 
-def save_lora(network: torch.nn.Module, folder: Path) -> None:
-    """Write pytorch_lora_weights.safetensors as `StableDiffusion3Pipeline.load_lora_weights` reads it."""
-    StableDiffusion3Pipeline.save_lora_weights(
-        folder,
-        transformer_lora_layers=dict(lora_state(network)),
-        transformer_lora_adapter_metadata=lora_metadata(network),
-    )
+def _load_vae(checkpoint: Checkpoint) -> Any:
+    vae = latents.load_vae(checkpoint)
+    if vae.config["shift_factor"] is None:
+        name = checkpoint.vae or f"{checkpoint.source}/vae"
+        raise ValueError(
+            f"{name}: config.json has no shift_factor, which SD3's pipeline adds: set it, if need be to 0."
+        )
+    return vae

@@ -1,35 +1,31 @@
 """Stable Diffusion XL: a UNet on the variance-preserving path, conditioned on two text encoders and picture sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.backbones import Checkpoint, Encoder, latents, unet, unit_weight, weights_hash
+from diffpref.backbones import Encoder, latents
+from diffpref.backbones.checkpoint import Checkpoint
+from diffpref.backbones.identity import weights_hash
+from diffpref.backbones.loading import read_config
 from diffpref.backbones.precision import as_weights
+from diffpref.backbones.shape import Shape
+from diffpref.backbones.unet import UNetFamily, meta_path
 from diffpref.path import GaussianPath
-from diffpref.transition import Ancestral
 from diffpref.types import Cond
 
-COMPONENT = "unet"
-LORA_TARGETS = ("to_k", "to_q", "to_v", "to_out.0")
-SIDE = 8
-STEP = Ancestral()
-
-load_network, load_path, save_lora = unet.load_network, unet.load_path, unet.save_lora
-resolve_times, draw_t, loss_weight = unet.resolve_times, unet.draw_t, unit_weight
-chain_times, time_fraction = unet.chain_times, unet.time_fraction
-sample, decode = latents.sample, latents.decode
-latent_shape = latents.latent_shape
+SIZES = 6
+"""Numbers of an original size, a crop and a target size."""
 
 
 @dataclass(frozen=True)
-class SDXL:
-    """The UNet as a Backbone; cond holds prompt_embeds "n s d", pooled "n d" and time_ids "n 6"."""
+class SDXLNetwork:
+    """The UNet as a Backbone; cond holds prompt_embeds "n s d", pooled "n d", time_ids "n 6" and perhaps a mask."""
 
     network: torch.nn.Module
     path: GaussianPath
@@ -38,12 +34,8 @@ class SDXL:
         x_t, text, pooled = (as_weights(self.network, each) for each in (x_t, cond["prompt_embeds"], cond["pooled"]))
         # The sizes stay in float32: bfloat16 knows no 1023.
         added = {"text_embeds": pooled, "time_ids": cond["time_ids"]}
-        return self.network(x_t, t, text, added_cond_kwargs=added, return_dict=False)[0]
-
-
-def backbone(network: torch.nn.Module, path: GaussianPath) -> SDXL:
-    """The network as the loss engine calls it."""
-    return SDXL(network, path)
+        mask = cond.get("prompt_embeds_mask")
+        return self.network(x_t, t, text, added_cond_kwargs=added, encoder_attention_mask=mask, return_dict=False)[0]
 
 
 class SDXLEncoder:
@@ -70,36 +62,57 @@ class SDXLEncoder:
         return {"prompt_embeds": embeds, "pooled": pooled}
 
 
-def load_encoder(checkpoint: Checkpoint, device: torch.device) -> SDXLEncoder:
-    """What turns pictures and prompts into tensors."""
-    return SDXLEncoder(checkpoint, device)
+@dataclass(frozen=True)
+class SDXL(UNetFamily):
+    """SDXL and what was fine-tuned from it."""
 
+    def backbone(self, network: torch.nn.Module) -> SDXLNetwork:
+        """The network as the loss engine calls it."""
+        return SDXLNetwork(network, self.path)
 
-def empty_prompt(checkpoint: Checkpoint, encoder: Encoder) -> dict[str, Tensor]:
-    """What the pipeline uses as the unconditional prompt: zeros where its config says so, as SDXL base does.
+    def load_encoder(self, device: torch.device) -> SDXLEncoder:
+        """What turns pictures and prompts into tensors."""
+        return SDXLEncoder(self.checkpoint, device)
 
-    The official Diffusion-DPO code encodes "" for its dropped captions; at sampling, guidance then meets zeros that
-    were never trained."""
-    encoded = encoder.encode_prompts([""])
-    config = DiffusionPipeline.load_config(checkpoint.source, revision=checkpoint.revision)
-    if dict(config).get("force_zeros_for_empty_prompt", True):  # type: ignore[call-overload]
-        return {name: torch.zeros_like(value) for name, value in encoded.items()}
-    return encoded
+    def empty_prompt(self, encoder: Encoder) -> dict[str, Tensor]:
+        """What the pipeline uses as the unconditional prompt: zeros where its config says so, as SDXL base does.
 
+        The official Diffusion-DPO code encodes "" for its dropped captions; at sampling, guidance then meets zeros that
+        were never trained."""
+        encoded = encoder.encode_prompts([""])
+        if read_config(StableDiffusionXLPipeline, self.checkpoint).get("force_zeros_for_empty_prompt", True):
+            return {name: torch.zeros_like(value) for name, value in encoded.items()}
+        return encoded
 
-def group_cond(prompts: Cond, resolution: int) -> dict[str, Tensor]:
-    """The conditioning of a batch: original size, crop and target size are the resolution, uncropped (as official)."""
-    first = prompts["pooled"]
-    sizes = torch.tensor([resolution, resolution, 0, 0, resolution, resolution], device=first.device, dtype=first.dtype)
-    return {**prompts, "time_ids": sizes.expand(len(first), 6)}
+    def group_cond(self, prompts: Cond, resolution: int) -> dict[str, Tensor]:
+        """The prompts, and as original size, crop and target size the resolution, uncropped (as official)."""
+        first, whole = prompts["pooled"], [resolution, resolution]
+        sizes = torch.tensor([*whole, 0, 0, *whole], device=first.device, dtype=first.dtype)
+        return {**prompts, "time_ids": sizes.expand(len(first), SIZES)}
 
+    def load_decoder(self, network: torch.nn.Module, device: torch.device) -> latents.LatentDecoder:
+        """The pipeline around a network, without text encoders: prompts come encoded."""
+        parts = {"text_encoder": None, "text_encoder_2": None, "tokenizer": None, "tokenizer_2": None}
+        vae = latents.load_vae(self.checkpoint).to(device)
+        pipeline = StableDiffusionXLPipeline.from_pretrained(
+            self.checkpoint.source,
+            unet=network,
+            vae=vae,
+            add_watermarker=False,
+            **parts,
+            **self.checkpoint.options(),
+        )
+        return latents.LatentDecoder(pipeline, network, latents.POOLED)
 
-def load_decoder(checkpoint: Checkpoint, network: torch.nn.Module, device: torch.device) -> StableDiffusionXLPipeline:
-    """The pipeline around a network, without text encoders: prompts come encoded."""
-    parts = {"text_encoder": None, "text_encoder_2": None, "tokenizer": None, "tokenizer_2": None}
-    vae = latents.load_vae(checkpoint).to(device)
-    pipeline = StableDiffusionXLPipeline.from_pretrained(
-        checkpoint.source, unet=network, vae=vae, add_watermarker=False, **parts, **checkpoint.options()
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    @classmethod
+    def meta_backbone(cls, network: torch.nn.Module) -> SDXLNetwork:
+        """The network on a path like SDXL's."""
+        return SDXLNetwork(network, meta_path())
+
+    @classmethod
+    def shape(cls, config: Mapping[str, Any], resolution: int, lengths: Sequence[int], tokens: int | None) -> Shape:
+        """Latents of a side of an eighth of the picture's; both CLIPs' tokens side by side, and the sizes."""
+        pooled = config["projection_class_embeddings_input_dim"] - SIZES * config["addition_time_embed_dim"]
+        prompt = {"prompt_embeds": (tokens or lengths[0], config["cross_attention_dim"]), "pooled": (pooled,)}
+        side = resolution // latents.SCALE
+        return Shape((config["in_channels"], side, side), prompt, {"time_ids": (SIZES,)})

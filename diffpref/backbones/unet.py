@@ -1,35 +1,108 @@
 """What SD 1.5, 2.x and XL share: a UNet on the variance-preserving path, whose times are the indices of a table."""
 
-import dataclasses
+from abc import ABC
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, TypeVar
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from diffpref.backbones import Checkpoint, Times
 from diffpref.backbones.adapters.lora import lora_metadata, lora_state
+from diffpref.backbones.checkpoint import Checkpoint
+from diffpref.backbones.loading import load_network, read_config
+from diffpref.backbones.times import Times
 from diffpref.path import GaussianPath, variance_preserving
+from diffpref.transition import Ancestral, StepRule
 
 STEPS = 1000
+Own = TypeVar("Own", bound="UNetFamily")
 
 
-def load_network(checkpoint: Checkpoint, dtype: torch.dtype) -> UNet2DConditionModel:
-    """The UNet of the pipeline."""
-    return UNet2DConditionModel.from_pretrained(
-        checkpoint.source, subfolder="unet", dtype=dtype, **checkpoint.options()
-    )
+@dataclass(frozen=True)
+class IndexTimes:
+    """Uniform over all indices of the table, as in the official Diffusion-DPO code."""
+
+    count: int = STEPS
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """One index."""
+        return torch.randint(self.count, (), generator=generator)
 
 
-def load_path(checkpoint: Checkpoint) -> GaussianPath:
-    """The path that the pipeline's scheduler was trained on: epsilon, v or sample prediction.
+@dataclass(frozen=True)
+class UNetFamily(ABC):
+    """All but the conditioning, which tells the pipelines apart."""
 
-    Raises:
-        ValueError: a scheduler without a table of betas (EDM, flow), of another length, or of another prediction.
-    """
-    # diffusers annotates its loaders as if they could return a tuple; hence Any, here and below.
-    config: Any = DDPMScheduler.load_config(checkpoint.source, subfolder="scheduler", revision=checkpoint.revision)
+    checkpoint: Checkpoint
+    times: IndexTimes = IndexTimes()
+
+    component: ClassVar[str] = "unet"
+    networks: ClassVar[tuple[str, ...]] = ("UNet2DConditionModel",)
+    lora_targets: ClassVar[tuple[str, ...]] = ("to_k", "to_q", "to_v", "to_out.0")
+    side: ClassVar[int] = 8
+    step: ClassVar[StepRule] = Ancestral()
+
+    @classmethod
+    def open(cls: type[Own], checkpoint: Checkpoint, times: Times, resolution: int) -> Own:
+        """The family of the checkpoint; raises ValueError for times of other paths."""
+        if times.timestep_density not in ("auto", "uniform"):
+            raise ValueError(f"timestep_density {times.timestep_density} is not for a path of indices: use uniform.")
+        if times.timestep_shift is not None:
+            raise ValueError(f"timestep_shift {times.timestep_shift} is for flow models: {checkpoint.source} is none.")
+        return cls(checkpoint)
+
+    @cached_property
+    def path(self) -> GaussianPath:
+        """The path that the pipeline's scheduler was trained on: epsilon, v or sample prediction.
+
+        Raises:
+            ValueError: a scheduler without a table of betas (EDM, flow), of another length, or of another prediction.
+        """
+        return table_path(self.checkpoint)
+
+    def load_network(self, dtype: torch.dtype) -> UNet2DConditionModel:
+        """The UNet of the pipeline, or the weights that replace it."""
+        return load_network(UNet2DConditionModel, self.checkpoint, self.component, dtype)
+
+    def draw_t(self, generator: torch.Generator) -> Tensor:
+        """One time index."""
+        return self.times.draw(generator)
+
+    def time_fraction(self, t: Tensor) -> Tensor:
+        """t as a fraction of the schedule in [0, 1), for metrics by noise level."""
+        return t / STEPS
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """1: these networks are trained on plain squared errors."""
+        return torch.ones(t.shape, device=t.device)
+
+    def chain_times(self, steps: int) -> Tensor:
+        """The levels of an on-policy chain of `steps` noisy steps, evenly spaced from the last index down.
+
+        The remaining step to the clean picture has almost no noise and is left to the denoiser."""
+        return torch.linspace(STEPS - 1, 0, steps + 2).round().long()[:-1]
+
+    def save_lora(self, network: torch.nn.Module, folder: Path) -> None:
+        """Write pytorch_lora_weights.safetensors as the `load_lora_weights` of both UNet pipelines reads it."""
+        StableDiffusionPipeline.save_lora_weights(
+            folder,
+            unet_lora_layers=dict(lora_state(network)),
+            unet_lora_adapter_metadata=lora_metadata(network),
+        )
+
+    @classmethod
+    def prompt_tokens(cls, lengths: Sequence[int], longest: int) -> int | None:
+        """None: CLIP's length is its own."""
+        return None
+
+
+def table_path(checkpoint: Checkpoint) -> GaussianPath:
+    """The path of the betas in the pipeline's scheduler; raises ValueError as `UNetFamily.path` says."""
+    config = read_config(DDPMScheduler, checkpoint, "scheduler")
     # DDPMScheduler fills in its own table for a scheduler that has none, and says nothing.
     if "beta_schedule" not in config:
         raise ValueError(
@@ -37,7 +110,8 @@ def load_path(checkpoint: Checkpoint) -> GaussianPath:
             "variants of this pipeline, like playground-v2.5, are not supported; DDPM, DDIM, PNDM, Euler and DPM are."
         )
     try:
-        scheduler: Any = DDPMScheduler.from_config(config)
+        scheduler = DDPMScheduler.from_config(config)
+        assert isinstance(scheduler, DDPMScheduler)
         table, prediction = scheduler.alphas_cumprod, scheduler.config["prediction_type"]
         if len(table) != STEPS:
             raise ValueError(f"the scheduler has {len(table)} levels, not {STEPS}.")
@@ -50,36 +124,6 @@ def load_path(checkpoint: Checkpoint) -> GaussianPath:
         raise ValueError(f"{checkpoint.source}: {problem}") from None
 
 
-def resolve_times(checkpoint: Checkpoint, times: Times) -> Times:
-    """The times as uniform over all indices; raises ValueError for what belongs to other paths."""
-    if times.timestep_density not in ("auto", "uniform"):
-        raise ValueError(f"timestep_density {times.timestep_density} is not for a path of indices: use uniform.")
-    if times.timestep_shift is not None:
-        raise ValueError(f"timestep_shift {times.timestep_shift} is for flow models: {checkpoint.source} is none.")
-    return dataclasses.replace(times, timestep_density="uniform")
-
-
-def draw_t(path: GaussianPath, times: Times, generator: torch.Generator) -> Tensor:
-    """One time index, uniform over all levels as in the official Diffusion-DPO code."""
-    return torch.randint(STEPS, (), generator=generator)
-
-
-def chain_times(path: GaussianPath, steps: int) -> Tensor:
-    """The levels of an on-policy chain of `steps` noisy steps, evenly spaced from the last index down.
-
-    The remaining step to the clean picture has almost no noise and is left to the denoiser."""
-    return torch.linspace(STEPS - 1, 0, steps + 2).round().long()[:-1]
-
-
-def time_fraction(t: Tensor) -> Tensor:
-    """t as a fraction of the schedule in [0, 1), for metrics by noise level."""
-    return t / STEPS
-
-
-def save_lora(network: torch.nn.Module, folder: Path) -> None:
-    """Write pytorch_lora_weights.safetensors as the `load_lora_weights` of both UNet pipelines reads it."""
-    StableDiffusionPipeline.save_lora_weights(
-        folder,
-        unet_lora_layers=dict(lora_state(network)),
-        unet_lora_adapter_metadata=lora_metadata(network),
-    )
+def meta_path() -> GaussianPath:
+    """A path of this kind for counting, which needs its type alone."""
+    return variance_preserving(torch.linspace(0.9991, 0.0047, STEPS, dtype=torch.float64))

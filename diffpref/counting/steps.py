@@ -10,10 +10,11 @@ from torch import Tensor
 from diffpref.backbones.adapters import Adapter, LoRA, trainable
 from diffpref.backbones.attention.processors import install_attention
 from diffpref.backbones.guidance import guided
+from diffpref.backbones.shape import Shape
 from diffpref.counting.architectures import Architecture
 from diffpref.counting.counters import Usage
 from diffpref.counting.meta import Region, as_on_a_gpu, autocast
-from diffpref.counting.networks import Shape, build_network, family_of, meta_backbone, meta_probe, shape_of
+from diffpref.counting.networks import build_network, family_of, meta_probe, shape_of
 from diffpref.engine.build import FIRST_BATCH
 from diffpref.engine.passes import References, Runner, deferred, deferred_forwards, joint_loss, two_pass
 from diffpref.engine.reference import ReferencePass
@@ -81,9 +82,11 @@ class Ready:
         if device.type == "meta":
             return probe
         x_t, target = (torch.randn(each.shape, dtype=each.dtype, device=device) for each in (probe.x_t, probe.target))
-        cond = {name: torch.randn(v.shape, dtype=v.dtype, device=device) for name, v in probe.cond.items()}
-        if "labels" in cond:
-            cond["labels"] = torch.zeros_like(cond["labels"])
+        # One number a candidate is a class, of which there is a first; all else is what networks make of text.
+        cond = {
+            name: (torch.randn if size else torch.zeros)((groups, *size), device=device)
+            for name, size in self.shape.cond.items()
+        }
         # Inside every path: an index of a table, a share of noise, or sigma.
         t = torch.full((groups,), 0.5, device=device)
         return Probe(x_t, target, t, torch.ones(groups, device=device), cond)
@@ -108,7 +111,7 @@ def make_ready(setup: Setup, device: str = "meta") -> Ready:
     family = family_of(setup.architecture)
     adapter = setup.adapter
     adapter.check(family, setup.architecture.name)
-    network = build_network(setup.architecture.network, adapter.base_dtype(setup.dtype))
+    network = build_network(setup.architecture, adapter.base_dtype(setup.dtype))
     if device != "meta":
         materialize(network, torch.device(device))
     install_attention(network, "auto", setup.dtype)
@@ -118,13 +121,12 @@ def make_ready(setup: Setup, device: str = "meta") -> Ready:
     adapter.attach(network, family, seed=0)
     if setup.checkpointing:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
-    policy = meta_backbone(setup.architecture, network)
+    policy = family.meta_backbone(network)
     plain = adapter.reference(policy, network)
-    reference = plain if copied is None else meta_backbone(setup.architecture, copied)
+    reference = plain if copied is None else family.meta_backbone(copied)
     shape = shape_of(setup.architecture, setup.resolution, setup.text_tokens)
     if setup.guidance != 1:
-        prompts = {name: size for name, size in shape.cond.items() if name != "time_ids"}
-        empty = {name: torch.zeros((1, *size), device=device) for name, size in prompts.items()}
+        empty = {name: torch.zeros((1, *size), device=device) for name, size in shape.prompt.items()}
         policy, reference = (guided(model, setup.guidance, empty) for model in (policy, reference))
     return Ready(setup, network, policy, reference, trainable(network), shape, setup.autocast)
 

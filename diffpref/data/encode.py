@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffpref.backbones import Encoder
+from diffpref.backbones.prompts import collate, split
 from diffpref.data.decode import ImageSource, decode
 from diffpref.data.rows import Preferences
 from diffpref.files.disk import require_space
@@ -67,9 +68,8 @@ class EncodedPreferences:
             keys = group.mirrored if mirror else group.pictures
             latents.append(torch.stack([self.store.get(key)["latent"] for key in keys]))
             scores.append(torch.tensor(group.scores))
-            prompts.append({n: v[0] for n, v in self.empty.items()} if drop else self.store.get(group.prompt))
-        cond = {name: torch.stack([prompt[name].float() for prompt in prompts]) for name in prompts[0]}
-        return Candidates(torch.stack(latents).float(), torch.stack(scores).float(), cond)
+            prompts.append(split(self.empty)[0] if drop else self.store.get(group.prompt))
+        return Candidates(torch.stack(latents).float(), torch.stack(scores).float(), collate(prompts))
 
 
 def to_square(image: Image.Image, resolution: int, offset: tuple[float, float]) -> Tensor:
@@ -167,9 +167,9 @@ def _batches(items: Sequence, size: int) -> Iterator[tuple[int, Sequence]]:
 def encode_prompts(texts: dict[str, str], encoder: Encoder, store: TensorStore, dtype: str) -> None:
     """Put the tensors of each text into the store under its key, floating ones in dtype."""
     for _, batch in _batches(list(texts.items()), 16):
-        encoded = encoder.encode_prompts([text for _, text in batch])
-        for place, (key, _) in enumerate(batch):
-            store.add(key, {name: _compact(value[place], dtype) for name, value in encoded.items()})
+        encoded = split(encoder.encode_prompts([text for _, text in batch]))
+        for (key, _), prompt in zip(batch, encoded, strict=True):
+            store.add(key, {name: _compact(value, dtype) for name, value in prompt.items()})
 
 
 def _compact(value: Tensor, dtype: str) -> Tensor:

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffpref.backbones import FAMILIES
+from diffpref.backbones import family_class
 from diffpref.counting.architectures import BUILT_IN, Architecture
+from diffpref.counting.networks import family_of
 from diffpref.training.config import TrainConfig
-
-COMPONENTS = ("unet", "transformer")
 
 
 def architecture_of(config: TrainConfig) -> Architecture:
@@ -36,10 +35,7 @@ def read_architecture(folder: Path, name: str) -> Architecture:
     """The architecture of a pipeline's folder, of which only the small JSON files are needed."""
     index = _json(folder / "model_index.json", name)
     pipeline = index.get("_class_name", "")
-    if pipeline not in FAMILIES:
-        raise ValueError(f"{name} is a {pipeline}; supported pipelines are {', '.join(FAMILIES)}.")
-    component = next((part for part in COMPONENTS if part in index), COMPONENTS[0])
-    network = _json(folder / component / "config.json", name)
+    network = _json(folder / family_class(pipeline, name).component / "config.json", name)
     encoders = [_json(file, name) for file in sorted(folder.glob("text_encoder*/config.json"))]
     lengths = tuple(encoder.get("max_position_embeddings", 0) for encoder in encoders)
     return Architecture(name, pipeline, network, None, tuple(encoders), lengths)
@@ -47,9 +43,7 @@ def read_architecture(folder: Path, name: str) -> Architecture:
 
 def text_tokens(config: TrainConfig, architecture: Architecture) -> int | None:
     """Tokens of the prompt as the network sees it; None for the architecture's own number."""
-    if architecture.pipeline == "StableDiffusion3Pipeline":
-        return architecture.text_lengths[0] + config.model.max_sequence_length
-    return None
+    return family_of(architecture).prompt_tokens(architecture.text_lengths, config.model.max_sequence_length)
 
 
 def _cached(name: str, revision: str | None) -> Path | None:
@@ -61,7 +55,8 @@ def _cached(name: str, revision: str | None) -> Path | None:
     if not isinstance(index, str):
         return None
     folder = Path(index).parent
-    return folder if any((folder / part / "config.json").is_file() for part in COMPONENTS) else None
+    component = family_class(json.loads(Path(index).read_text())["_class_name"], name).component
+    return folder if (folder / component / "config.json").is_file() else None
 
 
 def _json(file: Path, name: str) -> Mapping[str, Any]:

@@ -61,7 +61,7 @@ def make_plan(
         if accelerator.distributed_type not in REPLICATED:
             raise ValueError(f"loss_mode {mode} needs the whole network in every process: set loss_mode: joint.")
     b, k = batch.candidates.scores.shape
-    policy = guided(family.backbone(network, models.path), config.probe.traits.guidance, empty)
+    policy = guided(family.backbone(network), config.probe.traits.guidance, empty)
     x0 = batch.candidates.x0[:1, :1]
     cond = family.group_cond(batch.candidates.cond, config.data.resolution)
     one = {name: value[:1] for name, value in cond.items()}
@@ -164,15 +164,15 @@ def build_engine(
     stage = Stage(
         policy=policy,
         reference=reference,
-        weight=lambda t: family.loss_weight(models.path, t),
-        rule=family.STEP,
+        weight=family.loss_weight,
+        rule=family.step,
         seed=config.run.seed,
         identity=identity,
         folder=store,
     )
     prober = config.probe.build(stage)
     runner = Runner(
-        guided(family.backbone(models.network, models.path), scale, empty),
+        guided(family.backbone(models.network), scale, empty),
         trainable(models.network),
         objective,
         lambda: accelerator.autocast(),

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffpref.backbones.prompts import concatenate
 from diffpref.types import Probe
 
 
@@ -68,13 +69,12 @@ class Block:
         pieces = [_take(self.parts[number].probe, places) for number, places in by_part.items()]
         if len(pieces) == 1:
             return pieces[0]
-        names = pieces[0].cond
         return Probe(
             torch.cat([piece.x_t for piece in pieces]),
             torch.cat([piece.target for piece in pieces]),
             torch.cat([piece.t for piece in pieces]),
             torch.cat([piece.weight for piece in pieces]),
-            {name: torch.cat([piece.cond[name] for piece in pieces]) for name in names},
+            concatenate([piece.cond for piece in pieces]),
         )
 
     def components(self, *, separable: bool) -> list[Component]:

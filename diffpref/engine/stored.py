@@ -8,13 +8,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from diffpref.backbones import Family
+from diffpref.backbones.prompts import split
 from diffpref.files import atomic
 from diffpref.files.identity import content_key
 from diffpref.files.store import TensorStore
-from diffpref.path import GaussianPath
 from diffpref.probes import AnyBatch
 from diffpref.training.config import TrainConfig
-from diffpref.training.models import Models, checkpoint_of
+from diffpref.training.models import Models
 from diffpref.training.settings import to_mapping
 
 HOW = "how.json"
@@ -34,11 +34,12 @@ class StoredErrors:
 
     def keys(self, batch: AnyBatch) -> list[str]:
         """The key of each group of a batch that is still on the CPU."""
-        candidates, names = batch.candidates, sorted(batch.candidates.cond)
+        candidates = batch.candidates
         found = []
-        for group in range(len(candidates.x0)):
-            tensors = batch.inputs(group)
-            tensors += [candidates.cond[name][group] for name in names]
+        # Without the padding, which depends on the prompts beside it.
+        for group, prompt in enumerate(split(candidates.cond)):
+            names = sorted(prompt)
+            tensors = [*batch.inputs(group), *(prompt[name] for name in names)]
             parts = [part for tensor in tensors for part in (repr((tensor.dtype, tensor.shape)), _bytes(tensor))]
             found.append(content_key(self.how, *names, *parts))
         return found
@@ -48,13 +49,15 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.contiguous().view(torch.uint8 if tensor.ndim else tensor.dtype).numpy().tobytes()
 
 
-def what_is_compared(config: TrainConfig, family: Family, models: Models) -> dict[str, object]:
+def what_is_compared(config: TrainConfig, family: Family) -> dict[str, object]:
     """What the reference's errors are of, beside the group and its draws: other values are other errors."""
+    base = asdict(family.checkpoint)
+    weights = base.pop("network_weights")
     return {
-        "base": asdict(checkpoint_of(config)),
-        "network_weights": str(config.model.network_weights),
+        "base": base,
+        "network_weights": str(weights),
         "probe": dict(config.probe.identity()),
-        "path": path_identity(family, models.path),
+        "path": path_identity(family),
     }
 
 
@@ -73,10 +76,11 @@ def how_it_is_computed(config: TrainConfig, models: Models, device: torch.device
     }
 
 
-def path_identity(family: Family, path: GaussianPath) -> str:
+def path_identity(family: Family) -> str:
     """A name for the path and the weight of its errors: equal where both are equal at all noise levels."""
+    path = family.path
     t = path.at_share(torch.linspace(0.001, 0.998, 500))
-    values = [path.alpha(t), path.sigma(t), path.a(t), path.b(t), family.loss_weight(path, t)]
+    values = [path.alpha(t), path.sigma(t), path.a(t), path.b(t), family.loss_weight(t)]
     return content_key(*(value.double().cpu().numpy().tobytes() for value in values))
 
 
@@ -86,7 +90,7 @@ def open_store(config: TrainConfig, family: Family, models: Models, accelerator:
     Raises:
         ValueError: they were computed in another way, such as another precision; names it and the remedy.
     """
-    what = json.dumps(what_is_compared(config, family, models), sort_keys=True)
+    what = json.dumps(what_is_compared(config, family), sort_keys=True)
     how = how_it_is_computed(config, models, accelerator.device)
     folder = (config.data.cache_dir or config.run.output_dir / "cache") / "reference" / content_key(what)
     note = folder / HOW

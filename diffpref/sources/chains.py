@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from diffpref.backbones.prompts import collate, split
 from diffpref.files.store import TensorStore
 from diffpref.types import Candidates, Cond
 
@@ -62,8 +63,7 @@ class EncodedChains:
             before.append(chains[:, step])
             after.append(chains[:, step + 1])
             scores.append(torch.tensor(chosen.scores))
-            prompts.append({n: v[0] for n, v in self.empty.items()} if drop else self.store.get(chosen.prompt))
-        cond = {name: torch.stack([prompt[name].float() for prompt in prompts]) for name in prompts[0]}
+            prompts.append(split(self.empty)[0] if drop else self.store.get(chosen.prompt))
         at = torch.tensor([step for _, step in places])
-        candidates = Candidates(torch.stack(before), torch.stack(scores).float(), cond)
+        candidates = Candidates(torch.stack(before), torch.stack(scores).float(), collate(prompts))
         return candidates, torch.stack(after), self.times[at], self.times[at + 1]

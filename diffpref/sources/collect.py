@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffpref.backbones import Encoder, Family
 from diffpref.backbones.guidance import guided
+from diffpref.backbones.prompts import collate
 from diffpref.data.encode import encode_prompts
 from diffpref.files import atomic
 from diffpref.files.identity import content_key
@@ -17,7 +18,7 @@ from diffpref.run.precision import DTYPES
 from diffpref.run.randomness import generator
 from diffpref.sources.dataset import encode_fixed
 from diffpref.training.config import TrainConfig
-from diffpref.training.models import accelerator_of, build_models, checkpoint_of, computing_of, free_memory
+from diffpref.training.models import accelerator_of, build_models, computing_of, free_memory
 from diffpref.training.settings import to_mapping
 from diffpref.transition import finish, sample_chain
 from diffpref.types import Cond
@@ -50,7 +51,7 @@ def collect(
     accelerator = accelerator_of(config.run, config.adapter)
     rounds, device = config.rounds, accelerator.device
     store = TensorStore(folder / "chains")
-    encoder: Encoder = family.load_encoder(checkpoint_of(config), device)
+    encoder: Encoder = family.load_encoder(device)
     validation, empty = encode_fixed(config, family, encoder)
     prompt_keys = [content_key(prompt, encoder.identity) for prompt in prompts]
     texts = dict(zip(prompt_keys, prompts, strict=True))
@@ -61,16 +62,14 @@ def collect(
 
     models = build_models(
         family,
-        checkpoint_of(config),
         config.adapter,
         accelerator,
         computing=computing_of(config.run),
         seed=config.run.seed,
-        weights=config.model.network_weights,
     )
     models.network.eval()
     policy = guided(models.policy, config.probe.traits.guidance, empty)
-    times = family.chain_times(models.path, rounds.chain_steps).to(device)
+    times = family.chain_times(rounds.chain_steps).to(device)
     weights = f"{models.base_hash} {to_mapping(config).get('adapter_weights')} {config.probe.traits.guidance}"
     each = range(rounds.chains_per_prompt)
     keys = [
@@ -84,21 +83,21 @@ def collect(
         if any(key not in store for key in keys[place]) or not all(path.is_file() for path in pictures[place])
     ]
     mine = todo[accelerator.process_index :: accelerator.num_processes]
-    decoder = family.load_decoder(checkpoint_of(config), models.network, device) if mine else None
+    decoder = family.load_decoder(models.network, device) if mine else None
     for first in range(0, len(mine), BATCH_PROMPTS):
+        assert decoder is not None
         part = mine[first : first + BATCH_PROMPTS]
-        shape = family.latent_shape(decoder, config.data.resolution)
+        shape = decoder.latent_shape(config.data.resolution)
         # Both chains of a pair leave from one start, so that only the steps tell them apart.
         starts = [torch.randn(shape, generator=generator(config.run.seed, "start", place)) for place in part]
-        x = torch.stack([start for start in starts for _ in each]).to(device) * models.path.sigma(times[:1]).view(-1)
-        raw = [store.get(prompt_keys[place]) for place in part for _ in each]
-        cond = {name: torch.stack([one[name].float() for one in raw]).to(device) for name in raw[0]}
-        cond = family.group_cond(cond, config.data.resolution)
+        x = torch.stack([start for start in starts for _ in each]).to(device) * family.path.sigma(times[:1]).view(-1)
+        raw = collate([store.get(prompt_keys[place]) for place in part for _ in each])
+        cond = family.group_cond({name: v.to(device) for name, v in raw.items()}, config.data.resolution)
         noise = [generator(config.run.seed, "chain", place, chain) for place in part for chain in each]
         with torch.no_grad(), accelerator.autocast():
-            chain = sample_chain(policy, x, times, cond, rule=family.STEP, generator=noise)
+            chain = sample_chain(policy, x, times, cond, rule=family.step, generator=noise)
             ends = finish(policy, chain, cond)
-        drawn = family.decode(decoder, ends)
+        drawn = decoder.decode(ends)
         for row, place in enumerate(part):
             for number in each:
                 at = row * len(each) + number

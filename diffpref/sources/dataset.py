@@ -17,7 +17,7 @@ from diffpref.data.scoring import score
 from diffpref.files.store import TensorStore
 from diffpref.sources.chains import EncodedChains
 from diffpref.training.config import TrainConfig
-from diffpref.training.models import checkpoint_of, free_memory
+from diffpref.training.models import free_memory
 from diffpref.types import Cond
 
 
@@ -84,8 +84,8 @@ def encode(
     config: TrainConfig, family: Family, accelerator: Accelerator, rows: Preferences, say: Callable[[str], None]
 ) -> Encoded:
     """Latents and prompts, from the cache or through the encoders, which are freed before this returns."""
-    checkpoint, settings = checkpoint_of(config), config.data
-    encoder: Encoder = family.load_encoder(checkpoint, accelerator.device)
+    settings = config.data
+    encoder: Encoder = family.load_encoder(accelerator.device)
     validation, empty = encode_fixed(config, family, encoder)
     store = TensorStore(settings.cache_dir or config.run.output_dir / "cache")
     framing = Framing(settings.resolution, settings.crop, settings.random_flip, config.run.seed)
@@ -113,7 +113,7 @@ def encode(
 
 def encode_fixed(config: TrainConfig, family: Family, encoder: Encoder) -> tuple[Cond, Cond]:
     """The validation prompts and the empty prompt."""
-    empty = {name: value.cpu() for name, value in family.empty_prompt(checkpoint_of(config), encoder).items()}
+    empty = {name: value.cpu() for name, value in family.empty_prompt(encoder).items()}
     prompts = config.validation.validation_prompts
     validation = {name: value.cpu() for name, value in encoder.encode_prompts(prompts).items()} if prompts else {}
     return validation, empty

@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator, PartialState
 from PIL import Image
 
-from diffpref.backbones import Family, find_family
+from diffpref.backbones import Family
 from diffpref.data.prompts import read_prompts
 from diffpref.files import atomic
 from diffpref.files.identity import content_key
@@ -24,7 +24,7 @@ from diffpref.sources.progress import claim, round_settings
 from diffpref.training import prepare
 from diffpref.training.config import TrainConfig
 from diffpref.training.loop import train
-from diffpref.training.models import checkpoint_of
+from diffpref.training.models import open_base
 
 PERSON = "person"
 
@@ -66,7 +66,7 @@ def learn_from_chains(config: TrainConfig, *, say: Callable[[str], None] = print
     rounds = config.rounds
     _check(config)
     prepare.check_settings(config)
-    family = find_family(checkpoint_of(config))
+    family = open_base(config)
     prepare.check_family(config, family)
     prompts = read_prompts(
         config.data.dataset_name, split=config.data.dataset_split, limit=config.data.max_train_samples

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from diffpref.backbones import Encoder, Family, find_family, weights_hash
+from diffpref.backbones import Encoder, Family
+from diffpref.backbones.identity import weights_hash
+from diffpref.backbones.prompts import collate
 from diffpref.data.encode import EncodedPreferences, Framing, Group, encode_preferences, to_square
 from diffpref.data.images import read_images
 from diffpref.data.rows import Preferences
@@ -30,7 +32,7 @@ from diffpref.sources.progress import claim, round_settings
 from diffpref.training import prepare
 from diffpref.training.config import TrainConfig
 from diffpref.training.loop import train
-from diffpref.training.models import checkpoint_of, free_memory, load_base
+from diffpref.training.models import free_memory, open_base
 
 SAMPLE_BATCH = 64
 
@@ -49,7 +51,7 @@ def play(config: TrainConfig, *, say: Callable[[str], None] = print) -> Path:
     """
     _check(config)
     prepare.check_settings(config)
-    family = find_family(checkpoint_of(config))
+    family = open_base(config)
     prepare.check_family(config, family)
     real = read_images(
         config.data.dataset_name,
@@ -148,11 +150,11 @@ class Fakes:
         self, config: TrainConfig, family: Family, accelerator: Accelerator, say: Callable[[str], None]
     ) -> Encoded:
         """Unguided samples of the reference beside the real pictures; what the store has is not drawn again."""
-        checkpoint, settings = checkpoint_of(config), config.data
+        settings = config.data
         count = config.rounds.samples_per_round or len(self.real)
         order = torch.randperm(len(self.real), generator=generator(config.run.seed, "real", self.number)).tolist()
         chosen = [order[place % len(order)] for place in range(count)]
-        encoder: Encoder = family.load_encoder(checkpoint, accelerator.device)
+        encoder: Encoder = family.load_encoder(accelerator.device)
         validation, empty = encode_fixed(config, family, encoder)
         assert settings.cache_dir is not None
         store = TensorStore(settings.cache_dir)
@@ -183,11 +185,8 @@ class Fakes:
         empty: Any,
         say: Callable[[str], None],
     ) -> list[Group]:
-        checkpoint = checkpoint_of(config)
-        network = (
-            load_base(family, checkpoint, config.model.network_weights, torch.float32).to(accelerator.device).eval()
-        )
-        decoder = family.load_decoder(checkpoint, network, accelerator.device)
+        network = family.load_network(torch.float32).to(accelerator.device).eval()
+        decoder = family.load_decoder(network, accelerator.device)
         steps, seed = config.validation.num_inference_steps, config.run.seed
         identity = (
             f"{weights_hash(network)} {steps} {seed} {self.number} {config.data.resolution} {config.data.cache_dtype}"
@@ -198,9 +197,8 @@ class Fakes:
         for first in range(0, len(mine), SAMPLE_BATCH):
             part = mine[first : first + SAMPLE_BATCH]
             prompts = [store.get(real[place].prompt) for place in part]
-            pictures = family.sample(
-                decoder,
-                {name: torch.stack([prompt[name] for prompt in prompts]) for name in prompts[0]},
+            pictures = decoder.sample(
+                collate(prompts),
                 empty,
                 resolution=config.data.resolution,
                 seeds=[generator(seed, "fake", self.number, place).initial_seed() for place in part],
@@ -250,16 +248,14 @@ class Watch:
         config, family = self.config, self.family
         if str(step) in self.measures:
             return
-        checkpoint = checkpoint_of(config)
         device = next(network.parameters()).device
-        encoder = family.load_encoder(checkpoint, device)
+        encoder = family.load_encoder(device)
         unique = list(dict.fromkeys(self.prompts))
-        encoded, empty = encoder.encode_prompts(unique), family.empty_prompt(checkpoint, encoder)
+        encoded, empty = encoder.encode_prompts(unique), family.empty_prompt(encoder)
         del encoder
         rows = torch.tensor([unique.index(prompt) for prompt in self.prompts])
-        decoder = family.load_decoder(checkpoint, network, device)
-        pictures = family.sample(
-            decoder,
+        decoder = family.load_decoder(network, device)
+        pictures = decoder.sample(
             {name: value[rows.to(value.device)] for name, value in encoded.items()},
             empty,
             resolution=config.data.resolution,

@@ -15,7 +15,6 @@ import torch
 from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
-from diffpref.backbones import find_family
 from diffpref.backbones.adapters import trainable
 from diffpref.engine import build
 from diffpref.engine.checks import check_engine
@@ -29,7 +28,7 @@ from diffpref.sources.dataset import Rows, Source, candidates_of, read_rows
 from diffpref.training import prepare
 from diffpref.training.config import TrainConfig
 from diffpref.training.health import CollapseAlarm, pair_table, saturation, summarize
-from diffpref.training.models import accelerator_of, build_models, checkpoint_of, computing_of
+from diffpref.training.models import accelerator_of, build_models, computing_of, open_base
 from diffpref.training.output import save_output
 from diffpref.training.report import write_report
 from diffpref.training.samples import averaged, draw_samples
@@ -58,9 +57,8 @@ def train(
     check_engine(config)
     run, settings = config.run, config.optimization
     resume = prepare.check_output(config)
-    family = find_family(checkpoint_of(config))
+    family = open_base(config)
     prepare.check_family(config, family)
-    times = family.resolve_times(checkpoint_of(config), config.times)
     source = source or Rows(read_rows(config))
     accelerator = accelerator_of(run, config.adapter, trackers)
     main = accelerator.is_main_process
@@ -71,12 +69,10 @@ def train(
     encoded = source.encode(config, family, accelerator, say_once)
     models = build_models(
         family,
-        checkpoint_of(config),
         config.adapter,
         accelerator,
         computing=computing_of(run),
         seed=run.seed,
-        weights=config.model.network_weights,
     )
     for line in models.lines:
         say_once(line)
@@ -88,8 +84,6 @@ def train(
     accumulation = settings.gradient_accumulation_steps
     drawing = Drawing(
         family,
-        models.path,
-        times,
         run.seed,
         flip=config.data.random_flip,
         empty=config.data.proportion_empty_prompts,

@@ -3,19 +3,17 @@
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import AutocastKwargs, ProjectConfiguration, parse_flag_from_env
-from safetensors.torch import load_file
 
-from diffpref.backbones import Checkpoint, Family, weights_hash
+from diffpref.backbones import Checkpoint, Family, open_backbone
 from diffpref.backbones.adapters import Adapter
 from diffpref.backbones.attention import Setting, require
 from diffpref.backbones.attention.processors import install_attention
 from diffpref.backbones.compiled import check_compiler, compile_blocks
-from diffpref.path import GaussianPath
+from diffpref.backbones.identity import weights_hash
 from diffpref.run.precision import PRECISIONS
 from diffpref.training.config import Run, TrainConfig
 from diffpref.types import Backbone
@@ -31,38 +29,18 @@ def accelerator_of(run: Run, adapter: Adapter, trackers: Sequence[str] = ()) -> 
     )
 
 
-def checkpoint_of(config: TrainConfig) -> Checkpoint:
-    """The base model that the settings name."""
+def open_base(config: TrainConfig) -> Family:
+    """The backbone that the settings name; ValueError for settings that it cannot work with."""
     model = config.model
-    return Checkpoint(
+    checkpoint = Checkpoint(
         model.pretrained_model_name_or_path,
         model.revision,
         model.variant,
         model.pretrained_vae_model_name_or_path,
         model.max_sequence_length,
+        model.network_weights,
     )
-
-
-def network_weights(folder: Path, family: Family) -> Path:
-    """The weight file of the trained network in a run's output folder; ValueError where it is missing."""
-    for place in (folder / family.COMPONENT, folder):
-        if (file := place / "diffusion_pytorch_model.safetensors").is_file():
-            return file
-    raise ValueError(
-        f"network_weights {folder} has no {family.COMPONENT}/diffusion_pytorch_model.safetensors: name the output "
-        "folder of a run with adapter: full."
-    )
-
-
-def load_base(family: Family, checkpoint: Checkpoint, weights: Path | None, dtype: torch.dtype) -> torch.nn.Module:
-    """The network that training starts from, which is also the reference.
-
-    Args:
-        weights: an output folder of another run, whose network takes the checkpoint's place."""
-    network = family.load_network(checkpoint, dtype)
-    if weights is not None:
-        network.load_state_dict(load_file(network_weights(weights, family)))
-    return network
+    return open_backbone(checkpoint, config.times, resolution=config.data.resolution)
 
 
 @dataclass(frozen=True)
@@ -75,7 +53,6 @@ class Models:
     prepared: torch.nn.Module
     policy: Backbone
     reference: Backbone
-    path: GaussianPath
     base_hash: str
     lines: tuple[str, ...] = ()
 
@@ -120,23 +97,19 @@ def computing_of(run: Run) -> Computing:
 
 def build_models(
     family: Family,
-    checkpoint: Checkpoint,
     adapter: Adapter,
     accelerator: Accelerator,
     *,
     computing: Computing,
     seed: int,
-    weights: Path | None = None,
 ) -> Models:
     """The network with its adapter or as a whole, and the reference beside it.
 
     Args:
-        seed: of an adapter's first weights.
-        weights: an output folder of another run, whose network takes the checkpoint's place."""
+        seed: of an adapter's first weights."""
     dtype, attention = computing.precision, computing.attention
-    network = load_base(family, checkpoint, weights, adapter.base_dtype(dtype)).to(accelerator.device)
+    network = family.load_network(adapter.base_dtype(dtype)).to(accelerator.device)
     base_hash = weights_hash(network)
-    path = family.load_path(checkpoint)
     copied = adapter.copy(network, dtype)
     lines = [install_attention(network, attention, dtype)]
     if copied is not None:
@@ -157,9 +130,9 @@ def build_models(
     if not adapter.autocast:
         # As a stock pipeline calls it: without accelerate's autocast, and its casts of what is predicted.
         accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
-    policy, plain = family.backbone(prepared, path), family.backbone(network, path)
-    reference = adapter.reference(plain, network) if copied is None else family.backbone(copied, path)
-    return Models(network, prepared, policy, reference, path, base_hash, tuple(lines))
+    policy, plain = family.backbone(prepared), family.backbone(network)
+    reference = adapter.reference(plain, network) if copied is None else family.backbone(copied)
+    return Models(network, prepared, policy, reference, base_hash, tuple(lines))
 
 
 def free_memory() -> None:

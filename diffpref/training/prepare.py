@@ -21,7 +21,7 @@ from diffpref.settings.record import fields_of
 from diffpref.sources.chains import EncodedChains
 from diffpref.sources.dataset import candidates_of
 from diffpref.training.config import TrainConfig
-from diffpref.training.models import Models, check_machine, network_weights
+from diffpref.training.models import Models, check_machine
 from diffpref.training.settings import to_mapping
 
 OUTPUTS = (
@@ -73,12 +73,7 @@ def check_settings(config: TrainConfig) -> list[str]:
 
 def check_family(config: TrainConfig, family: Family) -> None:
     """Raise ValueError for settings that this backbone cannot work with."""
-    side = family.SIDE
-    if config.data.resolution < side or config.data.resolution % side:
-        raise ValueError(f"resolution must be a multiple of {side}, got {config.data.resolution}.")
     config.adapter.check(family)
-    if config.model.network_weights is not None:
-        network_weights(config.model.network_weights, family)
 
 
 def check_output(config: TrainConfig) -> Path | None:

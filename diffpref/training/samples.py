@@ -14,7 +14,6 @@ from diffpref.report.grid import picture_grid
 from diffpref.run.trackers import log_pictures
 from diffpref.sources.dataset import Encoded
 from diffpref.training.config import TrainConfig
-from diffpref.training.models import checkpoint_of
 
 
 @contextmanager
@@ -46,11 +45,10 @@ def draw_samples(
     prompts = settings.validation_prompts
     folder.mkdir(parents=True, exist_ok=True)
     # The decoder is loaded for this and freed again: training keeps its memory.
-    decoder = family.load_decoder(checkpoint_of(config), network, accelerator.device)
+    decoder = family.load_decoder(network, accelerator.device)
     network.eval()
     with averaged(ema, parameters), accelerator.autocast():
-        pictures = family.sample(
-            decoder,
+        pictures = decoder.sample(
             encoded.validation,
             encoded.empty,
             resolution=config.data.resolution,

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from diffpref.backbones import Family, Times
+from diffpref.backbones import Family
 from diffpref.data.encode import EncodedPreferences
-from diffpref.path import GaussianPath
 from diffpref.probes import AnyBatch, Batch, StepBatch
 from diffpref.run.randomness import generator, index_at
 from diffpref.sources.chains import EncodedChains
@@ -26,8 +25,6 @@ class Drawing:
     `repeats` 0 draws anew at every position of the run; n gives each group n draws that are used in turn."""
 
     family: Family
-    path: GaussianPath
-    times: Times
     seed: int
     flip: bool = False
     empty: float = 0.0
@@ -68,7 +65,7 @@ class _Stream(Dataset):
             candidates, x_s, t, s = data.steps(indices, dropped)
             return StepBatch(candidates, t, x_s, s, data.names(indices))
         candidates = data.candidates(indices, [how.flip and bool(coin < 0.5) for coin in coins[:, 0]], dropped)
-        t = torch.stack([how.family.draw_t(how.path, how.times, draw) for draw in draws])
+        t = torch.stack([how.family.draw_t(draw) for draw in draws])
         shape = candidates.x0.shape[2:] if how.shared_noise else candidates.x0.shape[1:]
         eps = torch.stack([torch.randn(shape, generator=draw) for draw in draws])
         eps = eps[:, None].expand_as(candidates.x0) if how.shared_noise else eps

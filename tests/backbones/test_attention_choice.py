@@ -10,11 +10,12 @@ import torch
 from accelerate import Accelerator
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
-from diffpref.backbones import Checkpoint, find_family
+from diffpref.backbones import Checkpoint
 from diffpref.backbones.adapters import ADAPTERS, Adapter
 from diffpref.backbones.attention import BACKENDS, KERNELS, attention_report, choice, order, require, why_not
 from diffpref.backbones.attention.processors import install_attention
 from diffpref.backbones.attention.xformers_wheel import load_xformers
+from diffpref.backbones.sdxl import SDXL
 from diffpref.training.config import TrainConfig
 from diffpref.training.models import Computing, attention_setting, build_models, check_machine
 from diffpref.training.prepare import check_settings
@@ -174,7 +175,7 @@ def settings(base: Checkpoint, **changes: object) -> TrainConfig:
 def test_policy_and_reference_get_the_setting(base: Checkpoint, adapter: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
     value: Adapter = ADAPTERS[adapter]()
-    models = build_models(find_family(base), base, value, Accelerator(), computing=Computing(attention="math"), seed=0)
+    models = build_models(SDXL(base), value, Accelerator(), computing=Computing(attention="math"), seed=0)
     assert models.lines[0].startswith("attention: math, ")
     networks = {models.network, getattr(models.reference, "network", models.network)}
     assert len(networks) == (1 if adapter == "lora" else 2)

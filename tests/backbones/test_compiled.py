@@ -17,19 +17,19 @@ TRAIN = """
 import copy, json, sys, torch
 from accelerate import Accelerator
 from torch._dynamo.utils import counters
-from diffpref.backbones import Checkpoint, find_family
+from diffpref.backbones import Checkpoint, Times, open_backbone
 from diffpref.backbones.adapters import LoRA, trainable
 from diffpref.run.precision import PRECISIONS
 from diffpref.training.models import Computing, build_models
 from tests.small_sdxl import SIZE
 
 folder, precision = sys.argv[1:]
-family = find_family(Checkpoint(folder))
+family = open_backbone(Checkpoint(folder), Times(), resolution=SIZE)
 models = {}
 for compiled in (False, True):
     computing = Computing(PRECISIONS[precision], compiled=compiled)
     accelerator = Accelerator(mixed_precision=precision)
-    models[compiled] = build_models(family, Checkpoint(folder), LoRA(rank=4), accelerator, computing=computing, seed=0)
+    models[compiled] = build_models(family, LoRA(rank=4), accelerator, computing=computing, seed=0)
     generator = torch.Generator().manual_seed(1)
     for parameter in trainable(models[compiled].network):
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)

@@ -11,7 +11,9 @@ from diffusers import EDMEulerScheduler, UNet2DModel
 from PIL import Image
 from torch import Tensor
 
-from diffpref.backbones import Checkpoint, Encoder, Family, Times, edm, find_family
+from diffpref.backbones import Checkpoint, Encoder, Times
+from diffpref.backbones.edm import EDM, EDMNetwork, LogNormalTimes
+from diffpref.backbones.edm_pictures import MOST_LABELS, EDMDecoder, find_class
 from diffpref.data.encode import Framing, encode_preferences, to_square
 from diffpref.data.pairs import as_pairs
 from diffpref.data.preferences import read_preferences
@@ -62,16 +64,11 @@ def stock(checkpoint: Checkpoint) -> EDMPipeline:
     return pipeline
 
 
-def test_the_module_is_a_family(grey: Checkpoint) -> None:
-    assert find_family(grey) is edm
-    assert isinstance(edm, Family)
-
-
 # The path and its times.
 
 
 def test_the_path_adds_noise_as_the_scheduler_does(grey: Checkpoint) -> None:
-    path, scheduler = edm.load_path(grey), EDMEulerScheduler(sigma_data=SIGMA_DATA)
+    path, scheduler = EDM(grey).path, EDMEulerScheduler(sigma_data=SIGMA_DATA)
     x0, eps = normal(3, 4, 8, 8), normal(3, 4, 8, 8, seed=1)
     scheduler.set_timesteps(7)
     steps = torch.tensor([0, 3, 6])
@@ -85,13 +82,13 @@ def test_the_path_adds_noise_as_the_scheduler_does(grey: Checkpoint) -> None:
 def test_a_scheduler_with_another_preconditioning_is_refused(grey: Checkpoint, tmp_path: Path) -> None:
     EDMEulerScheduler(prediction_type="v_prediction").save_pretrained(tmp_path / "scheduler")
     with pytest.raises(ValueError, match="prediction_type must be epsilon for EDM, got v_prediction"):
-        edm.load_path(Checkpoint(str(tmp_path)))
+        _ = EDM(Checkpoint(str(tmp_path))).path
 
 
 def test_sigma_is_log_normal(grey: Checkpoint) -> None:
-    times, path = edm.resolve_times(grey, Times(p_std=0.8)), edm.load_path(grey)
+    times = EDM.open(grey, Times(p_std=0.8), SIZE).times
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.stack([edm.draw_t(path, times, generator) for _ in range(20_000)]).double()
+    drawn = torch.stack([times.draw(generator) for _ in range(20_000)]).double()
     # Quantiles of N(0, 1); sigma_data 0.7 moves the mean by ln 1.4 from the paper's -1.2.
     mean = -1.2 + math.log(1.4)
     for probability, z in ((0.05, -1.6449), (0.25, -0.6745), (0.5, 0.0), (0.75, 0.6745), (0.95, 1.6449)):
@@ -100,35 +97,34 @@ def test_sigma_is_log_normal(grey: Checkpoint) -> None:
 
 
 def test_times_are_resolved(make: Make, grey: Checkpoint) -> None:
-    assert edm.resolve_times(make(sigma_data=0.5), Times()) == Times("log_normal", p_mean=-1.2, p_std=1.2)
+    assert EDM.open(make(sigma_data=0.5), Times(), SIZE).times == LogNormalTimes(-1.2, 1.2)
     # A value of the user's own stays.
-    assert edm.resolve_times(grey, Times("log_normal", p_mean=-0.4, p_std=1.0)).p_mean == -0.4
+    assert EDM.open(grey, Times("log_normal", p_mean=-0.4, p_std=1.0), SIZE).times.mean == -0.4
     for density in ("uniform", "logit_normal"):
         with pytest.raises(ValueError, match=f"timestep_density {density} is not for EDM.* use log_normal"):
-            edm.resolve_times(grey, Times(density))
+            EDM.open(grey, Times(density), SIZE)
     with pytest.raises(ValueError, match="p_std must be 0 or above, got -1"):
-        edm.resolve_times(grey, Times(p_std=-1.0))
+        EDM.open(grey, Times(p_std=-1.0), SIZE)
 
 
 def test_chains_fall_along_the_samplers_levels(make: Make) -> None:
-    path = edm.load_path(make(sigma_max=50.0, sigma_min=0.01))
     scheduler = EDMEulerScheduler(sigma_max=50.0, sigma_min=0.01)
     scheduler.set_timesteps(6)
-    times = edm.chain_times(path, 5)
+    times = EDM(make(sigma_max=50.0, sigma_min=0.01)).chain_times(5)
     assert times.dtype == torch.float32
     torch.testing.assert_close(times, scheduler.sigmas[:-1])
 
 
 def test_time_fraction_is_the_noises_share() -> None:
-    assert edm.time_fraction(torch.tensor([0.25, 1.0, 99.0])).tolist() == pytest.approx([0.2, 0.5, 0.99])
+    assert EDM(Checkpoint("")).time_fraction(torch.tensor([0.25, 1, 99])).tolist() == pytest.approx([0.2, 0.5, 0.99])
 
 
 # The backbone.
 
 
 def test_the_backbone_is_the_denoiser_whatever_carries_the_labels(grey: Checkpoint) -> None:
-    network = edm.load_network(grey, torch.float32).eval()
-    backbone = edm.backbone(network, edm.load_path(grey))
+    network = EDM(grey).load_network(torch.float32).eval()
+    backbone = EDMNetwork(network, EDM(grey).path)
     assert isinstance(backbone, Backbone)
     x, sigma, labels = normal(3, 4, 8, 8), torch.tensor([0.05, 1.0, 40.0]), torch.tensor([0, 2, 3])
     scheduler = EDMEulerScheduler(sigma_data=SIGMA_DATA)
@@ -143,7 +139,7 @@ def test_the_backbone_is_the_denoiser_whatever_carries_the_labels(grey: Checkpoi
 
 
 def test_the_backbone_of_an_unconditional_network_ignores_labels(unconditional: Checkpoint) -> None:
-    backbone = edm.backbone(edm.load_network(unconditional, torch.float32), edm.load_path(unconditional))
+    backbone = EDMNetwork(EDM(unconditional).load_network(torch.float32), EDM(unconditional).path)
     x, sigma = normal(2, 4, 8, 8), torch.tensor([0.1, 10.0])
     with torch.no_grad():
         first = backbone(x, sigma, {"labels": torch.zeros(2)})
@@ -161,18 +157,18 @@ def test_the_backbone_over_a_wrapped_network(grey: Checkpoint, monkeypatch: pyte
         def forward(self, *inputs: Tensor, **options: object) -> object:
             return self.module(*inputs, **options)
 
-    network, path = edm.load_network(grey, torch.float32), edm.load_path(grey)
+    network, path = EDM(grey).load_network(torch.float32), EDM(grey).path
     monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", Wrapper)
     x, sigma, cond = normal(1, 4, 8, 8), torch.tensor([2.0]), {"labels": torch.tensor([1])}
     with torch.no_grad():
-        wrapped = edm.backbone(Wrapper(network), path)(x, sigma, cond)
-        assert torch.equal(wrapped, edm.backbone(network, path)(x, sigma, cond))
+        wrapped = EDMNetwork(Wrapper(network), path)(x, sigma, cond)
+        assert torch.equal(wrapped, EDMNetwork(network, path)(x, sigma, cond))
 
 
 def test_a_chain_runs_on_the_path(grey: Checkpoint) -> None:
-    backbone = edm.backbone(edm.load_network(grey, torch.float32), edm.load_path(grey))
-    times = edm.chain_times(backbone.path, 3)
-    chain = sample_chain(backbone, 80 * normal(2, 4, 8, 8), times, {"labels": torch.tensor([0, 1])}, rule=edm.STEP)
+    backbone = EDMNetwork(EDM(grey).load_network(torch.float32), EDM(grey).path)
+    times = EDM(grey).chain_times(3)
+    chain = sample_chain(backbone, 80 * normal(2, 4, 8, 8), times, {"labels": torch.tensor([0, 1])}, rule=EDM.step)
     assert chain.latents.shape == (4, 2, 4, 8, 8) and chain.latents.isfinite().all()
     assert chain.log_density.isfinite().all()
 
@@ -181,39 +177,39 @@ def test_a_chain_runs_on_the_path(grey: Checkpoint) -> None:
 
 
 def test_prompts_are_classes(grey: Checkpoint) -> None:
-    encoder = edm.load_encoder(grey, CPU)
+    encoder = EDM(grey).load_encoder(CPU)
     assert isinstance(encoder, Encoder)
     prompts = ["trouser", "ankle boot", " BAG ", "0", "2", ""]
     labels = encoder.encode_prompts(prompts)["labels"]
     assert labels.dtype == torch.int64 and labels.tolist() == [0, 1, 2, 0, 2, 3]
-    empty = edm.empty_prompt(grey, encoder)
+    empty = EDM(grey).empty_prompt(encoder)
     assert empty["labels"].tolist() == [3]
-    assert edm.group_cond({"labels": labels}, SIZE) == {"labels": labels}
+    assert EDM(Checkpoint("")).group_cond({"labels": labels}, SIZE) == {"labels": labels}
 
 
 @pytest.mark.parametrize("prompt", ["a cat", "3", "-1", "1.0", "²"])
 def test_an_unknown_class_is_named_with_the_known(grey: Checkpoint, prompt: str) -> None:
     known = "give a number from 0 to 2, or one of trouser, Ankle boot, bag; empty for no class"
     with pytest.raises(ValueError, match=f"prompt '{prompt}' is no class of this model: {known}"):
-        edm.load_encoder(grey, CPU).encode_prompts(["bag", prompt])
+        EDM(grey).load_encoder(CPU).encode_prompts(["bag", prompt])
 
 
 def test_names_that_are_numbers_come_first() -> None:
-    assert edm.find_class("7", 4, ["7", "1", "0"]) == 0 and edm.find_class("2", 4, ["7", "1", "0"]) == 2
+    assert find_class("7", 4, ["7", "1", "0"]) == 0 and find_class("2", 4, ["7", "1", "0"]) == 2
 
 
 def test_many_names_are_not_all_listed() -> None:
     names = [f"class {place}" for place in range(100)]
     with pytest.raises(ValueError, match="from 0 to 99, or one of class 0, .*, class 19 and 80 more;"):
-        edm.find_class("x", 101, names)
+        find_class("x", 101, names)
     with pytest.raises(ValueError, match="give a number from 0 to 99; empty"):
-        edm.find_class("class 1", 101, None)
+        find_class("class 1", 101, None)
 
 
 def test_an_unconditional_network_has_empty_prompts_alone(unconditional: Checkpoint) -> None:
-    encoder = edm.load_encoder(unconditional, CPU)
+    encoder = EDM(unconditional).load_encoder(CPU)
     assert encoder.encode_prompts(["", " "])["labels"].tolist() == [0, 0]
-    assert edm.empty_prompt(unconditional, encoder)["labels"].tolist() == [0]
+    assert EDM(unconditional).empty_prompt(encoder)["labels"].tolist() == [0]
     with pytest.raises(ValueError, match="prompt 'bag': this model has no classes, so that every prompt must be empty"):
         encoder.encode_prompts(["bag"])
 
@@ -224,15 +220,15 @@ def test_more_labels_than_the_cache_can_keep(tmp_path: Path) -> None:
     (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "EDMPipeline", "patch_size": PATCH}))
     with pytest.raises(ValueError, match="has 2050 labels; at most 2049 are supported"):
-        edm.load_encoder(Checkpoint(str(tmp_path)), CPU)
-    everything = torch.arange(edm.MOST_LABELS)
+        EDM(Checkpoint(str(tmp_path))).load_encoder(CPU)
+    everything = torch.arange(MOST_LABELS)
     assert torch.equal(everything.half().float().long(), everything)
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
 def test_pictures_go_in_and_out_unchanged(make: Make, channels: int, mode: str) -> None:
     checkpoint = make(channels=channels)
-    encoder = edm.load_encoder(checkpoint, CPU)
+    encoder = EDM(checkpoint).load_encoder(CPU)
     shape = (SIZE, SIZE) if channels == 1 else (SIZE, SIZE, 3)
     levels = torch.randint(256, (3, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     pictures = [Image.fromarray(one.numpy()) for one in levels]
@@ -240,41 +236,41 @@ def test_pictures_go_in_and_out_unchanged(make: Make, channels: int, mode: str) 
     encoded = encoder.encode_pictures(squares, [])
     assert encoded.shape == (3, channels * PATCH**2, SIZE // PATCH, SIZE // PATCH)
     assert -1 <= encoded.min() < -0.99 and 0.99 < encoded.max() <= 1
-    decoder = edm.load_decoder(checkpoint, edm.load_network(checkpoint, torch.float32), CPU)
+    decoder = EDM(checkpoint).load_decoder(EDM(checkpoint).load_network(torch.float32), CPU)
     # Half precision keeps the 256 levels too: the cache does.
     for carrier in (encoded, encoded.half().float()):
-        back = edm.decode(decoder, carrier)
+        back = decoder.decode(carrier)
         assert [one.mode for one in back] == [mode] * 3
         assert [one.tobytes() for one in back] == [one.tobytes() for one in pictures]
 
 
 def test_the_first_patch_is_the_first_square(grey: Checkpoint) -> None:
     ramp = torch.arange(SIZE * SIZE).view(1, 1, SIZE, SIZE).expand(1, 3, SIZE, SIZE) / (SIZE * SIZE)
-    encoded = edm.load_encoder(grey, CPU).encode_pictures(ramp, [])
+    encoded = EDM(grey).load_encoder(CPU).encode_pictures(ramp, [])
     assert (encoded[0, :, 0, 0] * SIZE * SIZE).tolist() == pytest.approx([0, 1, SIZE, SIZE + 1], abs=1e-4)
 
 
 def test_grey_is_the_mean_of_the_channels(grey: Checkpoint) -> None:
     colours = torch.tensor([1.0, 0.5, -0.75]).view(1, 3, 1, 1).expand(1, 3, SIZE, SIZE)
-    encoded = edm.load_encoder(grey, CPU).encode_pictures(colours, [])
+    encoded = EDM(grey).load_encoder(CPU).encode_pictures(colours, [])
     torch.testing.assert_close(encoded, torch.full_like(encoded, 0.25))
 
 
 def test_pictures_of_another_size_are_refused(grey: Checkpoint) -> None:
     message = "this model's pictures are 16 x 16 pixels, not 32 x 32: set resolution: 16"
     with pytest.raises(ValueError, match=message):
-        edm.load_encoder(grey, CPU).encode_pictures(torch.zeros(1, 3, 32, 32), [])
-    decoder = edm.load_decoder(grey, edm.load_network(grey, torch.float32), CPU)
+        EDM(grey).load_encoder(CPU).encode_pictures(torch.zeros(1, 3, 32, 32), [])
+    decoder = EDM(grey).load_decoder(EDM(grey).load_network(torch.float32), CPU)
     with pytest.raises(ValueError, match=message):
         draw(decoder, torch.tensor([0]), resolution=32)
 
 
 def test_the_identity_names_all_that_encoding_depends_on(make: Make, grey: Checkpoint) -> None:
     others = [make(channels=3), make(classes=None), make(classes=("bag", "Ankle boot", "trouser"))]
-    names = [edm.load_encoder(checkpoint, CPU).identity for checkpoint in (grey, *others)]
+    names = [EDM(checkpoint).load_encoder(CPU).identity for checkpoint in (grey, *others)]
     assert len(set(names)) == 4
     # No weights take part.
-    assert edm.load_encoder(make(seed=1), CPU).identity == names[0]
+    assert EDM(make(seed=1)).load_encoder(CPU).identity == names[0]
 
 
 def save_rows(folder: Path) -> Preferences:
@@ -290,15 +286,15 @@ def save_rows(folder: Path) -> Preferences:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_classes_survive_the_cache_and_equal_models_agree(grey: Checkpoint, tmp_path: Path, dtype: str) -> None:
-    encoder, store = edm.load_encoder(grey, CPU), TensorStore(tmp_path / "cache")
-    empty = edm.empty_prompt(grey, encoder)
+    encoder, store = EDM(grey).load_encoder(CPU), TensorStore(tmp_path / "cache")
+    empty = EDM(grey).empty_prompt(encoder)
     rows = save_rows(tmp_path)
     data = encode_preferences(rows, encoder, store, Framing(SIZE), dtype=dtype, empty=empty)
     candidates = data.candidates([0, 1, 2], [False] * 3, [False, False, True])
     assert candidates.cond["labels"].tolist() == [2, 1, 3]
-    network, path = edm.load_network(grey, torch.float32), edm.load_path(grey)
-    policy, reference = edm.backbone(network, path), edm.backbone(edm.load_network(grey, torch.float32), path)
-    cond = edm.group_cond(candidates.cond, SIZE)
+    network, path = EDM(grey).load_network(torch.float32), EDM(grey).path
+    policy, reference = EDMNetwork(network, path), EDMNetwork(EDM(grey).load_network(torch.float32), path)
+    cond = EDM(Checkpoint("")).group_cond(candidates.cond, SIZE)
     x0 = candidates.x0
     errors = compare(policy, reference, forward_probe(path, x0, torch.tensor([0.1, 1.0, 9.0]), normal(*x0.shape), cond))
     assert not errors.log_ratio.any() and errors.policy.min() > 0
@@ -307,15 +303,15 @@ def test_classes_survive_the_cache_and_equal_models_agree(grey: Checkpoint, tmp_
 # Sampling.
 
 
-def draw(decoder: EDMPipeline, labels: Tensor, **changes: object) -> list:
+def draw(decoder: EDMDecoder, labels: Tensor, **changes: object) -> list:
     options = {"resolution": SIZE, "steps": 3, "guidance_scale": 2.0, "batch_size": 2}
     options |= {"seeds": list(range(7, 7 + len(labels)))}
-    return edm.sample(decoder, {"labels": labels}, {"labels": torch.tensor([3])}, **{**options, **changes})
+    return decoder.sample({"labels": labels}, {"labels": torch.tensor([3])}, **{**options, **changes})
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_samples_are_those_of_the_stock_pipeline(grey: Checkpoint, scale: float) -> None:
-    decoder = edm.load_decoder(grey, edm.load_network(grey, torch.float32), CPU)
+    decoder = EDM(grey).load_decoder(EDM(grey).load_network(torch.float32), CPU)
     # As the cache hands them out.
     pictures = draw(decoder, torch.tensor([0.0, 2.0, 3.0]), guidance_scale=scale)
     pipeline = stock(grey)
@@ -332,8 +328,8 @@ def test_samples_are_those_of_the_stock_pipeline(grey: Checkpoint, scale: float)
 
 def test_samples_use_the_given_network(grey: Checkpoint) -> None:
     network: UNet2DModel = small_unet(seed=5)
-    decoder = edm.load_decoder(grey, network, CPU)
-    assert decoder.unet is network
+    decoder = EDM(grey).load_decoder(network, CPU)
+    assert decoder.pipeline.unet is network
     before = draw(decoder, torch.tensor([0]))[0].tobytes()
     with torch.no_grad():
         network.conv_out.weight.mul_(2)
@@ -341,19 +337,16 @@ def test_samples_use_the_given_network(grey: Checkpoint) -> None:
 
 
 def test_latents_decode_to_the_samples(grey: Checkpoint) -> None:
-    decoder = edm.load_decoder(grey, edm.load_network(grey, torch.float32), CPU)
+    decoder = EDM(grey).load_decoder(EDM(grey).load_network(torch.float32), CPU)
     labels = torch.tensor([0, 1, 2])
-    options = {"resolution": SIZE, "seeds": [7, 8, 9], "steps": 3, "guidance_scale": 2.0, "batch_size": 2}
-    latents = torch.stack(
-        edm.sample(decoder, {"labels": labels}, {"labels": torch.tensor([3])}, **options, output_type="latent")
-    )
+    latents = decoder.latents(labels, seeds=[7, 8, 9], steps=3, guidance_scale=2.0)
     assert latents.shape == (3, PATCH**2, SIZE // PATCH, SIZE // PATCH)
-    decoded = [picture.tobytes() for picture in edm.decode(decoder, latents)]
-    assert decoded == [picture.tobytes() for picture in draw(decoder, labels)]
+    decoded = [picture.tobytes() for picture in decoder.decode(latents)]
+    assert decoded == [picture.tobytes() for picture in draw(decoder, labels, batch_size=3)]
 
 
 def test_an_unconditional_network_samples(unconditional: Checkpoint) -> None:
-    decoder = edm.load_decoder(unconditional, edm.load_network(unconditional, torch.float32), CPU)
+    decoder = EDM(unconditional).load_decoder(EDM(unconditional).load_network(torch.float32), CPU)
     pictures = draw(decoder, torch.zeros(3), batch_size=3)
     generators = [torch.Generator().manual_seed(seed) for seed in (7, 8, 9)]
     expected = stock(unconditional)(3, num_inference_steps=3, generator=generators).images
@@ -362,5 +355,5 @@ def test_an_unconditional_network_samples(unconditional: Checkpoint) -> None:
 
 def test_lora_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="EDM is trained as a whole, without LoRA: set adapter: full"):
-        edm.save_lora(small_unet(), tmp_path)
-    assert not edm.LORA_TARGETS
+        EDM(Checkpoint("")).save_lora(small_unet(), tmp_path)
+    assert not EDM.lora_targets

@@ -9,16 +9,17 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 
-from diffpref.backbones import Checkpoint, sdxl
+from diffpref.backbones import Checkpoint
 from diffpref.backbones.adapters.lora import attach_lora, load_lora_state, lora_metadata, lora_state, trainable
 from diffpref.backbones.adapters.reference import AdapterOff, frozen_copy
+from diffpref.backbones.sdxl import SDXL, SDXLNetwork
 from diffpref.types import Cond
 from tests.small_sdxl import SIZE, small_unet
 
 
 @pytest.fixture
 def network(base: Checkpoint) -> UNet2DConditionModel:
-    return sdxl.load_network(base, torch.float32)
+    return SDXL(base).load_network(torch.float32)
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor, Cond]:
@@ -27,7 +28,11 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, Cond]:
         "prompt_embeds": torch.randn(2, 8, 32, generator=generator),
         "pooled": torch.randn(2, 16, generator=generator),
     }
-    return torch.randn(2, 4, 8, 8, generator=generator), torch.tensor([10, 900]), sdxl.group_cond(prompts, SIZE)
+    return (
+        torch.randn(2, 4, 8, 8, generator=generator),
+        torch.tensor([10, 900]),
+        SDXL(Checkpoint("")).group_cond(prompts, SIZE),
+    )
 
 
 def shake(network: torch.nn.Module) -> None:
@@ -38,9 +43,9 @@ def shake(network: torch.nn.Module) -> None:
 
 
 def test_attaching_changes_nothing_and_freezes_the_rest(base: Checkpoint, network: UNet2DConditionModel) -> None:
-    backbone = sdxl.backbone(network, sdxl.load_path(base))
+    backbone = SDXLNetwork(network, SDXL(base).path)
     before = backbone(*inputs())
-    attach_lora(network, 4, sdxl.LORA_TARGETS, seed=0)
+    attach_lora(network, 4, SDXL.lora_targets, seed=0)
     assert torch.equal(backbone(*inputs()), before)
     names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     assert names and all("lora_" in name for name in names)
@@ -53,8 +58,8 @@ def test_the_start_depends_on_the_seed_alone(base: Checkpoint) -> None:
     states = []
     for seed in (3, 3, 4):
         torch.rand(1)
-        network = sdxl.load_network(base, torch.float32)
-        attach_lora(network, 4, sdxl.LORA_TARGETS, seed=seed)
+        network = SDXL(base).load_network(torch.float32)
+        attach_lora(network, 4, SDXL.lora_targets, seed=seed)
         states.append(lora_state(network))
     equal = [all(torch.equal(t, other[name]) for name, t in states[0].items()) for other in states[1:]]
     assert equal == [True, False]
@@ -63,11 +68,11 @@ def test_the_start_depends_on_the_seed_alone(base: Checkpoint) -> None:
 def test_the_reference_is_the_base_and_leaves_the_policy_trainable(
     base: Checkpoint, network: UNet2DConditionModel
 ) -> None:
-    path = sdxl.load_path(base)
-    expected = sdxl.backbone(copy.deepcopy(network), path)(*inputs())
-    attach_lora(network, 4, sdxl.LORA_TARGETS, seed=0)
+    path = SDXL(base).path
+    expected = SDXLNetwork(copy.deepcopy(network), path)(*inputs())
+    attach_lora(network, 4, SDXL.lora_targets, seed=0)
     shake(network)
-    policy, flags = sdxl.backbone(network, path), [p.requires_grad for p in network.parameters()]
+    policy, flags = SDXLNetwork(network, path), [p.requires_grad for p in network.parameters()]
     before = policy(*inputs())
     reference = AdapterOff(policy, network)
     assert reference.path is path
@@ -80,9 +85,9 @@ def test_the_reference_is_the_base_and_leaves_the_policy_trainable(
 
 
 def test_the_policy_is_back_on_after_an_error(base: Checkpoint, network: UNet2DConditionModel) -> None:
-    attach_lora(network, 4, sdxl.LORA_TARGETS, seed=0)
+    attach_lora(network, 4, SDXL.lora_targets, seed=0)
     shake(network)
-    policy = sdxl.backbone(network, sdxl.load_path(base))
+    policy = SDXLNetwork(network, SDXL(base).path)
     before = policy(*inputs())
     x_t, t, cond = inputs()
     with pytest.raises(Exception):  # noqa: B017, PT011
@@ -115,8 +120,8 @@ def test_a_copy_in_half_precision_predicts_what_the_network_does_under_autocast(
 
 
 def test_a_half_precision_network_gets_float32_adapters(base: Checkpoint) -> None:
-    network = sdxl.load_network(base, torch.bfloat16)
-    attach_lora(network, 2, sdxl.LORA_TARGETS, seed=0)
+    network = SDXL(base).load_network(torch.bfloat16)
+    attach_lora(network, 2, SDXL.lora_targets, seed=0)
     assert {p.dtype for p in trainable(network)} == {torch.float32}
     assert {p.dtype for p in network.parameters() if not p.requires_grad} == {torch.bfloat16}
 
@@ -133,38 +138,38 @@ def test_what_cannot_work_is_refused(
 
 
 def test_state_goes_back_into_the_same_adapter(base: Checkpoint, network: UNet2DConditionModel) -> None:
-    attach_lora(network, 4, sdxl.LORA_TARGETS, seed=0)
+    attach_lora(network, 4, SDXL.lora_targets, seed=0)
     shake(network)
     saved = {name: tensor.clone() for name, tensor in lora_state(network).items()}
-    fresh = sdxl.load_network(base, torch.float32)
-    attach_lora(fresh, 4, sdxl.LORA_TARGETS, seed=0)
+    fresh = SDXL(base).load_network(torch.float32)
+    attach_lora(fresh, 4, SDXL.lora_targets, seed=0)
     count = len(trainable(fresh))
     load_lora_state(fresh, saved)
     assert list(fresh.peft_config) == ["default"] and len(trainable(fresh)) == count
     assert all(torch.equal(tensor, saved[name]) for name, tensor in lora_state(fresh).items())
-    path = sdxl.load_path(base)
-    assert torch.equal(sdxl.backbone(fresh, path)(*inputs()), sdxl.backbone(network, path)(*inputs()))
+    path = SDXL(base).path
+    assert torch.equal(SDXLNetwork(fresh, path)(*inputs()), SDXLNetwork(network, path)(*inputs()))
 
 
-@pytest.mark.parametrize(("rank", "targets"), [(2, sdxl.LORA_TARGETS), (4, ("to_k",))], ids=["rank", "targets"])
+@pytest.mark.parametrize(("rank", "targets"), [(2, SDXL.lora_targets), (4, ("to_k",))], ids=["rank", "targets"])
 def test_state_of_another_adapter_is_refused(
     base: Checkpoint, network: UNet2DConditionModel, rank: int, targets: tuple[str, ...]
 ) -> None:
-    attach_lora(network, 4, sdxl.LORA_TARGETS, seed=0)
-    fresh = sdxl.load_network(base, torch.float32)
+    attach_lora(network, 4, SDXL.lora_targets, seed=0)
+    fresh = SDXL(base).load_network(torch.float32)
     attach_lora(fresh, rank, targets, seed=0)
     with pytest.raises((ValueError, RuntimeError), match="other layers|size mismatch"):
         load_lora_state(fresh, lora_state(network))
 
 
 def test_the_file_has_effective_scale_1(network: UNet2DConditionModel, tmp_path: Path) -> None:
-    attach_lora(network, 4, sdxl.LORA_TARGETS, seed=0)
+    attach_lora(network, 4, SDXL.lora_targets, seed=0)
     scales = {value for m in network.modules() for value in getattr(m, "scaling", {}).values()}
     assert scales == {1.0}
     metadata = lora_metadata(network)
     assert metadata["r"] == metadata["lora_alpha"] == 4
     json.dumps(metadata)
-    sdxl.save_lora(network, tmp_path)
+    SDXL(Checkpoint("")).save_lora(network, tmp_path)
     with safe_open(tmp_path / "pytorch_lora_weights.safetensors", "pt") as file:
         assert all(name.startswith("unet.") and ".lora_" in name for name in file.keys())
         assert json.loads(file.metadata()["lora_adapter_metadata"])["unet.r"] == 4

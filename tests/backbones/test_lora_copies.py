@@ -11,13 +11,13 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from diffpref.backbones import sdxl
 from diffpref.backbones.adapters.lora import attach_lora, load_lora_state, lora_state, trainable
 from diffpref.backbones.adapters.lora_layers import FusedLinear
-from diffpref.counting.architectures import SDXL
+from diffpref.backbones.sdxl import SDXL
+from diffpref.counting import architectures
 from diffpref.counting.counters import GIB, Usage
 from diffpref.counting.meta import as_on_a_gpu
-from diffpref.counting.networks import build_network, meta_backbone, meta_probe, shape_of
+from diffpref.counting.networks import build_network, meta_probe, shape_of
 from diffpref.errors import predict
 from tests.backbones.test_lora_layers import cast, run, shake, unet
 
@@ -28,7 +28,7 @@ def half() -> tuple[UNet2DConditionModel, Callable[[], torch.Tensor]]:
     """A network in bfloat16 with a fused adapter in float32, and its output."""
     network, inputs = unet()
     network.to(torch.bfloat16)
-    attach_lora(network, 4, sdxl.LORA_TARGETS, seed=0)
+    attach_lora(network, 4, SDXL.lora_targets, seed=0)
     shake(network)
     given = cast(inputs, torch.bfloat16)
     return network, lambda: network(**given).sample
@@ -88,7 +88,7 @@ def test_gradient_checkpointing_gives_the_same(dtype: torch.dtype) -> None:
     for checkpointing in (False, True):
         network, inputs = unet()
         network.to(dtype)
-        attach_lora(network, 4, sdxl.LORA_TARGETS, seed=0)
+        attach_lora(network, 4, SDXL.lora_targets, seed=0)
         shake(network)
         network.train()
         if checkpointing:
@@ -165,9 +165,9 @@ def test_a_block_compiles_without_a_break() -> None:
 
 def counts(backend: str) -> tuple[int, float]:
     """Launches of one pair's step, and GiB that its backward needs, of SDXL at 1024 x 1024 with rank 64."""
-    network = build_network(SDXL.network, torch.bfloat16)
-    attach_lora(network, 64, sdxl.LORA_TARGETS, seed=0, backend=backend)
-    model, probe = meta_backbone(SDXL, network), meta_probe(shape_of(SDXL, 1024), 1, 2)
+    network = build_network(architectures.SDXL, torch.bfloat16)
+    attach_lora(network, 64, SDXL.lora_targets, seed=0, backend=backend)
+    model, probe = SDXL.meta_backbone(network), meta_probe(shape_of(architectures.SDXL, 1024), 1, 2)
     weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
     with as_on_a_gpu():
         with torch.no_grad():

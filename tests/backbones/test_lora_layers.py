@@ -10,10 +10,12 @@ from peft import LoraConfig
 from peft.tuners import lora
 from safetensors import safe_open
 
-from diffpref.backbones import Checkpoint, sd3, sdxl
+from diffpref.backbones import Checkpoint
 from diffpref.backbones.adapters import trainable
 from diffpref.backbones.adapters.lora import attach_lora
 from diffpref.backbones.adapters.lora_layers import FusedLinear, fuse_lora
+from diffpref.backbones.sd3 import SD3
+from diffpref.backbones.sdxl import SDXL
 from tests import small_sd3, small_sdxl
 
 Inputs = dict[str, object]
@@ -34,7 +36,7 @@ def transformer() -> tuple[SD3Transformer2DModel, Inputs]:
     return small_sd3.small_transformer(), inputs
 
 
-NETWORKS = {"sdxl": (unet, sdxl.LORA_TARGETS), "sd3": (transformer, sd3.LORA_TARGETS)}
+NETWORKS = {"sdxl": (unet, SDXL.lora_targets), "sd3": (transformer, SD3.lora_targets)}
 
 
 def shake(network: torch.nn.Module, scale: float = 1.0) -> None:
@@ -100,11 +102,11 @@ def test_half_precision_is_as_near_float32_as_pefts_and_gradients_are_float32(na
 def test_the_reference_is_the_base_and_the_file_is_pefts(base: Checkpoint, tmp_path: Path) -> None:
     states, folders = {}, {}
     for backend in ("peft", "fused"):
-        network = sdxl.load_network(base, torch.float32)
-        attach_lora(network, 4, sdxl.LORA_TARGETS, seed=0, backend=backend)
+        network = SDXL(base).load_network(torch.float32)
+        attach_lora(network, 4, SDXL.lora_targets, seed=0, backend=backend)
         shake(network)
         states[backend], folders[backend] = network.state_dict(), tmp_path / backend
-        sdxl.save_lora(network, folders[backend])
+        SDXL(Checkpoint("")).save_lora(network, folders[backend])
     assert list(states["peft"]) == list(states["fused"])
     files = [safe_open(folder / "pytorch_lora_weights.safetensors", "pt") for folder in folders.values()]
     assert files[0].metadata() == files[1].metadata() and files[0].keys() == files[1].keys()
@@ -114,7 +116,7 @@ def test_the_reference_is_the_base_and_the_file_is_pefts(base: Checkpoint, tmp_p
     pipeline = StableDiffusionXLPipeline.from_pretrained(base.source)
     pipeline.load_lora_weights(folders["fused"])
     torch.testing.assert_close(pipeline.unet(**inputs).sample, expected, atol=1e-5, rtol=1e-5)
-    bare = sdxl.load_network(base, torch.float32)(**inputs).sample
+    bare = SDXL(base).load_network(torch.float32)(**inputs).sample
     network.disable_adapters()
     assert torch.equal(network(**inputs).sample, bare) and not torch.allclose(bare, expected, atol=1e-3)
     network.enable_adapters()
@@ -163,10 +165,10 @@ def test_layers_are_chosen_one_by_one() -> None:
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 def test_a_second_adapter_or_a_trained_base_is_pefts_again() -> None:
     network, inputs = unet()
-    attach_lora(network, 4, sdxl.LORA_TARGETS, seed=0)
+    attach_lora(network, 4, SDXL.lora_targets, seed=0)
     shake(network)
     other, _ = unet()
-    attach_lora(other, 4, sdxl.LORA_TARGETS, seed=0, backend="peft")
+    attach_lora(other, 4, SDXL.lora_targets, seed=0, backend="peft")
     shake(other)
     for each in (network, other):
         torch.manual_seed(2)

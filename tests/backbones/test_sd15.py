@@ -18,12 +18,15 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 
-from diffpref.backbones import Checkpoint, Encoder, Family, Times, find_family, sd15, sdxl
+from diffpref.backbones import Checkpoint, Encoder, Times
 from diffpref.backbones.adapters import trainable
 from diffpref.backbones.adapters.lora import attach_lora
 from diffpref.backbones.adapters.reference import AdapterOff
+from diffpref.backbones.sd15 import SD15, SD15Network
+from diffpref.backbones.unet import IndexTimes
 from diffpref.transition import sample_chain
 from diffpref.types import Backbone
+from tests.small_sampling import latents_of
 from tests.small_sd15 import WIDTH, save_pipeline
 from tests.small_sdxl import SCHEDULE, SIZE
 
@@ -59,15 +62,8 @@ def stock(checkpoint: Checkpoint) -> StableDiffusionPipeline:
 
 
 def a_batch() -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    cond = sd15.group_cond({"prompt_embeds": normal(3, 8, WIDTH, seed=1)}, SIZE)
+    cond = SD15(Checkpoint("")).group_cond({"prompt_embeds": normal(3, 8, WIDTH, seed=1)}, SIZE)
     return normal(3, 4, 8, 8), torch.tensor([0, 500, 999]), cond
-
-
-def test_the_module_is_a_family(base: Checkpoint) -> None:
-    assert find_family(base) is sd15
-    assert isinstance(sd15, Family)
-    # One UNet, two pipelines: what does not depend on the prompts is the same function.
-    assert sd15.load_path is sdxl.load_path and sd15.save_lora is sdxl.save_lora
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -75,7 +71,7 @@ def test_the_module_is_a_family(base: Checkpoint) -> None:
 def test_the_path_is_that_of_any_scheduler_with_betas(
     with_scheduler: Callable[..., Checkpoint], cls: Any, prediction: str
 ) -> None:
-    path = sd15.load_path(with_scheduler(cls(**SCHEDULE, prediction_type=prediction)))
+    path = SD15(with_scheduler(cls(**SCHEDULE, prediction_type=prediction))).path
     trained = DDPMScheduler(**SCHEDULE, prediction_type=prediction)
     x0, eps = normal(5, 4, 8, 8), normal(5, 4, 8, 8, seed=1)
     torch.testing.assert_close(path.noise(x0, eps, INDICES), trained.add_noise(x0, eps, INDICES))
@@ -87,7 +83,7 @@ def test_the_path_is_that_of_any_scheduler_with_betas(
 def test_a_terminal_snr_of_zero_is_kept(with_scheduler: Callable[..., Checkpoint], cls: Any) -> None:
     """Against Lin et al. 2024, algorithm 1: the roots are shifted to end at 0 and scaled to start where they did."""
     settings = {**SCHEDULE, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
-    path = sd15.load_path(with_scheduler(cls(**settings)))
+    path = SD15(with_scheduler(cls(**settings))).path
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     roots = (1 - betas).cumprod(0).sqrt()
     rescaled = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
@@ -97,7 +93,7 @@ def test_a_terminal_snr_of_zero_is_kept(with_scheduler: Callable[..., Checkpoint
     # Noise alone, and a velocity that is the picture's: nothing divides by zero.
     assert torch.equal(path.noise(x0, eps, last), eps) and torch.equal(path.target(x0, eps, last), -x0)
     torch.testing.assert_close(path.to_x0(-x0, eps, last), x0)
-    step = sd15.STEP(path, last, torch.tensor([800]))
+    step = SD15.step(path, last, torch.tensor([800]))
     assert torch.stack([step.keep, step.gain, step.std]).isfinite().all()
 
 
@@ -120,7 +116,7 @@ def test_a_scheduler_of_another_path_is_refused(
 ) -> None:
     checkpoint = with_scheduler(scheduler)
     with pytest.raises(ValueError, match=f"{checkpoint.source}: .*{message}"):
-        sd15.load_path(checkpoint)
+        _ = SD15(checkpoint).path
 
 
 def test_a_table_that_ddpm_does_not_know_is_refused(with_scheduler: Callable[..., Checkpoint]) -> None:
@@ -128,7 +124,7 @@ def test_a_table_that_ddpm_does_not_know_is_refused(with_scheduler: Callable[...
     config = Path(checkpoint.source) / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"beta_schedule": "jagged"}))
     with pytest.raises(ValueError, match=f"{checkpoint.source}: jagged is not implemented"):
-        sd15.load_path(checkpoint)
+        _ = SD15(checkpoint).path
 
 
 @pytest.mark.parametrize(
@@ -140,14 +136,14 @@ def test_a_table_that_ddpm_does_not_know_is_refused(with_scheduler: Callable[...
     ],
 )
 def test_times_of_other_paths_are_refused(base: Checkpoint, times: Times, message: str) -> None:
-    assert sd15.resolve_times(base, Times()).timestep_density == "uniform"
+    assert SD15.open(base, Times(timestep_density="uniform"), SIZE).times == IndexTimes(1000)
     with pytest.raises(ValueError, match=message):
-        sd15.resolve_times(base, times)
+        SD15.open(base, times, SIZE)
 
 
 def test_the_backbone_is_the_unet(base: Checkpoint) -> None:
-    network = sd15.load_network(base, torch.float32).eval()
-    backbone = sd15.backbone(network, sd15.load_path(base))
+    network = SD15(base).load_network(torch.float32).eval()
+    backbone = SD15Network(network, SD15(base).path)
     assert isinstance(backbone, Backbone)
     x_t, t, cond = a_batch()
     with torch.no_grad():
@@ -160,26 +156,26 @@ def test_the_backbone_is_the_unet(base: Checkpoint) -> None:
 
 
 def test_chains_run_on_their_levels(base: Checkpoint) -> None:
-    backbone = sd15.backbone(sd15.load_network(base, torch.float32), sd15.load_path(base))
-    times = sd15.chain_times(backbone.path, 4)
+    backbone = SD15Network(SD15(base).load_network(torch.float32), SD15(base).path)
+    times = SD15(base).chain_times(4)
     assert times.tolist() == [999, 799, 599, 400, 200]
     x, _, cond = a_batch()
-    chain = sample_chain(backbone, x, times, cond, rule=sd15.STEP, generator=torch.Generator().manual_seed(0))
+    chain = sample_chain(backbone, x, times, cond, rule=SD15.step, generator=torch.Generator().manual_seed(0))
     assert chain.latents.shape == (5, 3, 4, 8, 8) and chain.log_density.isfinite().all()
 
 
 def test_prompts_are_encoded_as_the_pipeline_does(base: Checkpoint) -> None:
-    encoder = sd15.load_encoder(base, CPU)
+    encoder = SD15(base).load_encoder(CPU)
     assert isinstance(encoder, Encoder)
     embeds, negative = stock(base).encode_prompt("red cat", CPU, 1, do_classifier_free_guidance=True)
     ours = encoder.encode_prompts(["red cat", "a dog"])
     assert set(ours) == {"prompt_embeds"}
     torch.testing.assert_close(ours["prompt_embeds"][:1], embeds)
-    torch.testing.assert_close(sd15.empty_prompt(base, encoder)["prompt_embeds"], negative)
+    torch.testing.assert_close(SD15(base).empty_prompt(encoder)["prompt_embeds"], negative)
 
 
 def test_pictures_are_encoded_in_the_networks_units(base: Checkpoint) -> None:
-    encoder = sd15.load_encoder(base, CPU)
+    encoder = SD15(base).load_encoder(CPU)
     pictures = normal(1, 3, SIZE, SIZE).clamp(-1, 1)
     ours = encoder.encode_pictures(pictures, [torch.Generator().manual_seed(5)])
     with torch.no_grad():
@@ -196,15 +192,15 @@ def test_samples_are_those_of_the_stock_pipeline(
 ) -> None:
     checkpoint = Checkpoint(str(save_pipeline(tmp_path / "v", **settings))) if settings else base
     with caplog.at_level(logging.WARNING, logger="diffusers"):
-        encoder, network = sd15.load_encoder(checkpoint, CPU), sd15.load_network(checkpoint, torch.float32)
-        decoder = sd15.load_decoder(checkpoint, network, CPU)
+        encoder, network = SD15(checkpoint).load_encoder(CPU), SD15(checkpoint).load_network(torch.float32)
+        decoder = SD15(checkpoint).load_decoder(network, CPU)
     # diffusers warns where a safety checker is left out against the pipeline's own settings.
-    assert not caplog.records and decoder.safety_checker is None
-    given = decoder, encoder.encode_prompts(PROMPTS), sd15.empty_prompt(checkpoint, encoder)
+    assert not caplog.records and decoder.pipeline.safety_checker is None
+    given = encoder.encode_prompts(PROMPTS), SD15(checkpoint).empty_prompt(encoder)
     options: dict[str, Any] = {"resolution": SIZE, "seeds": [7, 8, 9], "steps": 2, "batch_size": 2}
-    pictures = sd15.sample(*given, guidance_scale=4.0, **options)
-    latents = torch.stack(sd15.sample(*given, guidance_scale=4.0, **options, output_type="latent"))
-    assert [p.tobytes() for p in sd15.decode(decoder, latents[:2])] == [p.tobytes() for p in pictures[:2]]
+    pictures = decoder.sample(*given, guidance_scale=4.0, **options)
+    latents = latents_of(decoder, *given, {**options, "guidance_scale": 4.0}, 2)
+    assert [p.tobytes() for p in decoder.decode(latents)] == [p.tobytes() for p in pictures[:2]]
     pipeline = stock(checkpoint)
     for place, prompt in enumerate(PROMPTS):
         options = {"num_inference_steps": 2, "guidance_scale": 4.0, "height": SIZE, "width": SIZE}
@@ -223,23 +219,23 @@ def test_a_safety_checker_is_not_even_read(base: Checkpoint, tmp_path: Path, cap
     (folder / "model_index.json").write_text(json.dumps(index | {"requires_safety_checker": True}))
     checkpoint = Checkpoint(str(folder))
     with caplog.at_level(logging.WARNING, logger="diffusers"):
-        sd15.load_encoder(checkpoint, CPU)
-        decoder = sd15.load_decoder(checkpoint, sd15.load_network(checkpoint, torch.float32), CPU)
-    assert decoder.safety_checker is None and not caplog.records
+        SD15(checkpoint).load_encoder(CPU)
+        decoder = SD15(checkpoint).load_decoder(SD15(checkpoint).load_network(torch.float32), CPU)
+    assert decoder.pipeline.safety_checker is None and not caplog.records
 
 
 def test_lora_reaches_the_stock_pipeline(base: Checkpoint, tmp_path: Path) -> None:
-    network = sd15.load_network(base, torch.float32)
-    policy = sd15.backbone(network, sd15.load_path(base))
+    network = SD15(base).load_network(torch.float32)
+    policy = SD15Network(network, SD15(base).path)
     inputs = a_batch()
     before = policy(*inputs)
-    attach_lora(network, 4, sd15.LORA_TARGETS, seed=0)
+    attach_lora(network, 4, SD15.lora_targets, seed=0)
     for place, parameter in enumerate(trainable(network)):
         parameter.data += 0.3 * normal(*parameter.shape, seed=place)
     after = policy(*inputs)
     assert (after - before).abs().max() > 1e-2
     assert torch.equal(AdapterOff(policy, network)(*inputs), before)
-    sd15.save_lora(network, tmp_path)
+    SD15(Checkpoint("")).save_lora(network, tmp_path)
     pipeline = stock(base)
     pipeline.load_lora_weights(tmp_path)
-    torch.testing.assert_close(sd15.backbone(pipeline.unet, policy.path)(*inputs), after)
+    torch.testing.assert_close(SD15Network(pipeline.unet, policy.path)(*inputs), after)

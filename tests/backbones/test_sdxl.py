@@ -10,9 +10,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
-from diffpref.backbones import Checkpoint, Encoder, Family, Times, find_family, sdxl, weights_hash
+from diffpref.backbones import Checkpoint, Encoder, Times
+from diffpref.backbones.identity import weights_hash
 from diffpref.backbones.latents import scale_latents, unscale_latents
+from diffpref.backbones.sdxl import SDXL, SDXLNetwork
 from diffpref.types import Backbone
+from tests.small_sampling import latents_of
 from tests.small_sdxl import SCHEDULE, SIZE, save_pipeline
 
 CPU = torch.device("cpu")
@@ -28,15 +31,10 @@ def stock(base: Checkpoint) -> StableDiffusionXLPipeline:
     return pipeline
 
 
-def test_the_module_is_a_family(base: Checkpoint) -> None:
-    assert find_family(base) is sdxl
-    assert isinstance(sdxl, Family)
-
-
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_the_path_is_the_schedulers(make_base: Callable[..., Checkpoint], prediction: str) -> None:
     base = make_base(prediction_type=prediction)
-    path = sdxl.load_path(base)
+    path = SDXL(base).path
     scheduler = DDPMScheduler(**SCHEDULE, prediction_type=prediction)
     x0, eps, t = normal(5, 4, 8, 8), normal(5, 4, 8, 8, seed=1), torch.tensor([0, 1, 500, 998, 999])
     torch.testing.assert_close(path.noise(x0, eps, t), scheduler.add_noise(x0, eps, t))
@@ -46,26 +44,26 @@ def test_the_path_is_the_schedulers(make_base: Callable[..., Checkpoint], predic
 
 def test_a_scheduler_of_another_length_is_refused(make_base: Callable[..., Checkpoint]) -> None:
     with pytest.raises(ValueError, match="the scheduler has 500 levels, not 1000"):
-        sdxl.load_path(make_base(num_train_timesteps=500))
+        _ = SDXL(make_base(num_train_timesteps=500)).path
 
 
 def test_times_cover_the_whole_schedule(base: Checkpoint) -> None:
-    generator, path, times = torch.Generator().manual_seed(0), sdxl.load_path(base), sdxl.resolve_times(base, Times())
-    drawn = torch.stack([sdxl.draw_t(path, times, generator) for _ in range(20_000)])
+    generator, times = torch.Generator().manual_seed(0), SDXL.open(base, Times(), SIZE).times
+    drawn = torch.stack([times.draw(generator) for _ in range(20_000)])
     assert drawn.min() == 0 and drawn.max() == 999
     # A uniform mean of 20 000 draws has standard deviation 2.04.
     assert abs(drawn.double().mean() - 499.5) < 8
-    assert sdxl.time_fraction(torch.tensor([0, 999])).tolist() == pytest.approx([0, 0.999])
+    assert SDXL(Checkpoint("")).time_fraction(torch.tensor([0, 999])).tolist() == pytest.approx([0, 0.999])
 
 
 def test_the_backbone_is_the_unet(base: Checkpoint) -> None:
     network = UNet2DConditionModel.from_pretrained(base.source, subfolder="unet").eval()
-    backbone = sdxl.backbone(network, sdxl.load_path(base))
+    backbone = SDXLNetwork(network, SDXL(base).path)
     assert isinstance(backbone, Backbone)
     x_t, t = normal(3, 4, 8, 8), torch.tensor([0, 500, 999])
     prompts = {"prompt_embeds": normal(3, 8, 32, seed=1), "pooled": normal(3, 16, seed=2)}
     with torch.no_grad():
-        predicted = backbone(x_t, t, sdxl.group_cond(prompts, SIZE))
+        predicted = backbone(x_t, t, SDXL(Checkpoint("")).group_cond(prompts, SIZE))
         for place in range(3):
             one = slice(place, place + 1)
             sizes = torch.tensor([[SIZE, SIZE, 0, 0, SIZE, SIZE]], dtype=torch.float32)
@@ -78,18 +76,18 @@ def test_the_backbone_is_the_unet(base: Checkpoint) -> None:
 def test_the_time_ids_are_those_of_the_pipeline(base: Checkpoint) -> None:
     pipeline = stock(base)
     expected = pipeline._get_add_time_ids((SIZE, SIZE), (0, 0), (SIZE, SIZE), torch.float32, 16)
-    ours = sdxl.group_cond({"pooled": torch.zeros(2, 16)}, SIZE)["time_ids"]
+    ours = SDXL(Checkpoint("")).group_cond({"pooled": torch.zeros(2, 16)}, SIZE)["time_ids"]
     assert torch.equal(ours, expected.expand(2, 6))
 
 
 def test_prompts_are_encoded_as_the_pipeline_does(base: Checkpoint) -> None:
-    encoder = sdxl.load_encoder(base, CPU)
+    encoder = SDXL(base).load_encoder(CPU)
     assert isinstance(encoder, Encoder)
     ours = encoder.encode_prompts(["red cat", ""])
     embeds, negative, pooled, negative_pooled = stock(base).encode_prompt("red cat")
     torch.testing.assert_close(ours["prompt_embeds"][:1], embeds)
     torch.testing.assert_close(ours["pooled"][:1], pooled)
-    empty = sdxl.empty_prompt(base, encoder)
+    empty = SDXL(base).empty_prompt(encoder)
     assert torch.equal(empty["prompt_embeds"], negative) and torch.equal(empty["pooled"], negative_pooled)
     assert not empty["pooled"].any() and ours["pooled"][1].any()
 
@@ -100,7 +98,7 @@ def test_the_empty_prompt_is_encoded_where_the_pipeline_does(base: Checkpoint, t
     index.write_text(json.dumps(json.loads(index.read_text()) | {"force_zeros_for_empty_prompt": False}))
     other = Checkpoint(str(tmp_path / "base"))
     _, negative, _, negative_pooled = stock(other).encode_prompt("red cat")
-    empty = sdxl.empty_prompt(other, sdxl.load_encoder(other, CPU))
+    empty = SDXL(other).empty_prompt(SDXL(other).load_encoder(CPU))
     assert negative_pooled.any()
     torch.testing.assert_close(empty["prompt_embeds"], negative)
     torch.testing.assert_close(empty["pooled"], negative_pooled)
@@ -155,7 +153,7 @@ def test_unscaling_is_the_way_back(config: dict[str, object]) -> None:
 
 
 def test_pictures_are_encoded_from_minus_1_to_1_with_their_own_draws(base: Checkpoint) -> None:
-    encoder = sdxl.load_encoder(base, CPU)
+    encoder = SDXL(base).load_encoder(CPU)
     pictures = normal(2, 3, SIZE, SIZE).clamp(-1, 1)
 
     def draws() -> list[torch.Generator]:
@@ -172,12 +170,12 @@ def test_pictures_are_encoded_from_minus_1_to_1_with_their_own_draws(base: Check
 
 
 def test_the_encoders_identity_names_its_weights(base: Checkpoint, tmp_path: Path) -> None:
-    assert sdxl.load_encoder(base, CPU).identity == sdxl.load_encoder(base, CPU).identity
+    assert SDXL(base).load_encoder(CPU).identity == SDXL(base).load_encoder(CPU).identity
     other = Checkpoint(str(save_pipeline(tmp_path / "other", seed=1)))
-    assert sdxl.load_encoder(base, CPU).identity != sdxl.load_encoder(other, CPU).identity
+    assert SDXL(base).load_encoder(CPU).identity != SDXL(other).load_encoder(CPU).identity
     # Another autoencoder alone is another identity too.
     mixed = Checkpoint(base.source, vae=str(tmp_path / "other" / "vae"))
-    assert sdxl.load_encoder(mixed, CPU).identity != sdxl.load_encoder(base, CPU).identity
+    assert SDXL(mixed).load_encoder(CPU).identity != SDXL(base).load_encoder(CPU).identity
 
 
 def test_the_hash_of_weights_sees_values_shapes_and_types() -> None:
@@ -194,12 +192,12 @@ OPTIONS: dict[str, Any] = {"resolution": SIZE, "seeds": [7, 8, 9], "steps": 2, "
 
 
 def test_samples_are_those_of_the_stock_pipeline(base: Checkpoint) -> None:
-    encoder = sdxl.load_encoder(base, CPU)
-    network = sdxl.load_network(base, torch.float32)
-    decoder = sdxl.load_decoder(base, network, CPU)
-    given = decoder, encoder.encode_prompts(["red cat", "a dog", "two cats"]), sdxl.empty_prompt(base, encoder)
-    pictures = sdxl.sample(*given, **OPTIONS)
-    decoded = sdxl.decode(decoder, torch.stack(sdxl.sample(*given, **OPTIONS, output_type="latent"))[:2])
+    encoder = SDXL(base).load_encoder(CPU)
+    network = SDXL(base).load_network(torch.float32)
+    decoder = SDXL(base).load_decoder(network, CPU)
+    given = encoder.encode_prompts(["red cat", "a dog", "two cats"]), SDXL(base).empty_prompt(encoder)
+    pictures = decoder.sample(*given, **OPTIONS)
+    decoded = decoder.decode(latents_of(decoder, *given, OPTIONS, 2))
     assert [p.tobytes() for p in decoded] == [p.tobytes() for p in pictures[:2]]
     pipeline = stock(base)
     for place, prompt in enumerate(["red cat", "a dog", "two cats"]):
@@ -213,11 +211,11 @@ def test_samples_are_those_of_the_stock_pipeline(base: Checkpoint) -> None:
 
 def test_a_half_precision_network_is_decoded_in_float32(base: Checkpoint) -> None:
     """The autoencoder stays in float32 whatever the network and the caller's autocast are."""
-    encoder, network = sdxl.load_encoder(base, CPU), sdxl.load_network(base, torch.bfloat16)
-    decoder = sdxl.load_decoder(base, network, CPU)
-    given = decoder, encoder.encode_prompts(["red cat", "a dog", "two cats"]), sdxl.empty_prompt(base, encoder)
-    latents = torch.stack(sdxl.sample(*given, **OPTIONS, output_type="latent"))
-    assert latents.dtype == torch.bfloat16 and len(sdxl.sample(*given, **OPTIONS)) == 3
-    plain = sdxl.decode(decoder, latents)
+    encoder, network = SDXL(base).load_encoder(CPU), SDXL(base).load_network(torch.bfloat16)
+    decoder = SDXL(base).load_decoder(network, CPU)
+    given = encoder.encode_prompts(["red cat", "a dog", "two cats"]), SDXL(base).empty_prompt(encoder)
+    latents = latents_of(decoder, *given, OPTIONS, 3)
+    assert latents.dtype == torch.bfloat16 and len(decoder.sample(*given, **OPTIONS)) == 3
+    plain = decoder.decode(latents)
     with torch.autocast("cpu", torch.bfloat16):
-        assert [p.tobytes() for p in sdxl.decode(decoder, latents)] == [p.tobytes() for p in plain]
+        assert [p.tobytes() for p in decoder.decode(latents)] == [p.tobytes() for p in plain]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from diffusers import SD3Transformer2DModel
 
-from diffpref.backbones import sd3, sdxl
 from diffpref.backbones.adapters import trainable
 from diffpref.backbones.adapters.lora import attach_lora
 from diffpref.backbones.adapters.reference import AdapterOff
+from diffpref.backbones.sd3 import SD3, SD3Network
+from diffpref.backbones.sdxl import SDXL, SDXLNetwork
 from diffpref.engine.passes import Outcome, References, Runner, joint_loss
 from diffpref.engine.reference import ReferencePass
 from diffpref.engine.rows import Block, Part
@@ -57,8 +58,8 @@ def plain_transformer() -> torch.nn.Module:
 def world(family: str = "sdxl", dtype: torch.dtype = torch.float64, *, checkpointing: bool = False) -> World:
     torch.manual_seed(0)
     network = small_unet() if family == "sdxl" else plain_transformer()
-    module = sdxl if family == "sdxl" else sd3
-    attach_lora(network, 2, module.LORA_TARGETS, seed=0)
+    kind = SDXL if family == "sdxl" else SD3
+    attach_lora(network, 2, kind.lora_targets, seed=0)
     with torch.no_grad():
         for parameter in trainable(network):
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -71,7 +72,7 @@ def world(family: str = "sdxl", dtype: torch.dtype = torch.float64, *, checkpoin
         network.enable_gradient_checkpointing()
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     path = variance_preserving((1 - betas).cumprod(0).to(dtype)) if family == "sdxl" else rectified_flow()
-    policy = module.backbone(network, path)  # type: ignore[arg-type]
+    policy = (SDXLNetwork if family == "sdxl" else SD3Network)(network, path)
     return World(family, network, policy, AdapterOff(policy, network), dtype)
 
 

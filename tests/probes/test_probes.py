@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from diffpref.backbones import edm, sdxl
+from diffpref.backbones import Checkpoint
+from diffpref.backbones.edm import EDM
+from diffpref.backbones.sdxl import SDXL
 from diffpref.path import GaussianPath, variance_preserving
 from diffpref.probe import forward_probe, inversion_probe, transition_probe
 from diffpref.probes import Batch, Forward, Inversion, ProbeChoice, Stage, StepBatch, Transition
@@ -19,6 +21,8 @@ from tests.small_edm import SIGMA_DATA, save_pipeline
 PATH = variance_preserving(torch.linspace(0.999, 0.01, 1000))
 INVERSION = Inversion(inversion_steps=4)
 PUBLISHED = "examples/official_inversion.py:invert_as_published"
+
+UNWEIGHTED = SDXL(Checkpoint(""))
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,13 @@ def batch(*groups: int, epoch: int = 0) -> Batch:
     return Batch(Candidates(x0, scores, cond), t, eps, tuple(f"{group}-{epoch}" for group in groups))
 
 
-def prober(
-    settings: ProbeChoice, store: Path, identity: str = "run", family: Any = sdxl, path: Any = PATH, **models: Net
-) -> Any:
+def prober(settings: ProbeChoice, store: Path, identity: str = "run", family: Any = UNWEIGHTED, **models: Net) -> Any:
     policy, reference = (models.get(name, Net(torch.tensor(0.5))) for name in ("policy", "reference"))
     stage = Stage(
         policy=policy,
         reference=reference,
-        weight=lambda t: family.loss_weight(path, t),
-        rule=family.STEP,
+        weight=family.loss_weight,
+        rule=family.step,
         seed=3,
         identity=identity,
         folder=store,
@@ -137,9 +139,8 @@ def test_the_noise_of_eta_depends_on_the_group_alone(tmp_path: Path) -> None:
 
 
 def test_the_backbones_weight_is_on_pictures_and_not_on_steps(tmp_path: Path) -> None:
-    from diffpref.backbones import Checkpoint
-
-    path = edm.load_path(Checkpoint(str(save_pipeline(tmp_path / "edm"))))
+    family = EDM(Checkpoint(str(save_pipeline(tmp_path / "edm"))))
+    path = family.path
     model = Net(torch.tensor(0.1), path)
     sigma = torch.tensor([0.5, 2.0])
     given = replace(batch(1, 2), t=sigma)
@@ -147,12 +148,12 @@ def test_the_backbones_weight_is_on_pictures_and_not_on_steps(tmp_path: Path) ->
     # Karras et al. 2022, table 1.
     expected = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
     for settings in (Forward(), INVERSION):
-        probe = prober(settings, tmp_path, family=edm, path=path, policy=model, reference=model)(given, cond)
+        probe = prober(settings, tmp_path, family=family, policy=model, reference=model)(given, cond)
         torch.testing.assert_close(probe.weight, expected)
     steps = StepBatch(given.candidates, sigma, given.candidates.x0 * 0.9, sigma / 2)
-    found = prober(Transition(), tmp_path, family=edm, path=path, policy=model, reference=model)(steps, cond)
+    found = prober(Transition(), tmp_path, family=family, policy=model, reference=model)(steps, cond)
     x_t = given.candidates.x0
-    assert_equal(found, transition_probe(path, x_t, steps.x_s, sigma, steps.s, cond, rule=edm.STEP))
+    assert_equal(found, transition_probe(path, x_t, steps.x_s, sigma, steps.s, cond, rule=EDM.step))
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ import yaml
 from safetensors.torch import load_file
 
 from diffpref import errors
-from diffpref.backbones import sdxl
+from diffpref.backbones.sdxl import SDXL
 from diffpref.engine import passes, step
 from diffpref.people import read_pairs
 from diffpref.people.pairs import labels_path, write_answers
 from diffpref.sources import collect, on_policy
 from diffpref.training.config import TrainConfig
+from diffpref.training.models import open_base
 from diffpref.types import Probe
 from tests.rounds.conftest import start
 from tests.small_sdxl import read_metrics, read_weights
@@ -67,13 +68,13 @@ def test_two_rounds(d3po: Make, base: str, monkeypatch: pytest.MonkeyPatch) -> N
     # The stored density is the step's: -error / 2 - log std - log(2 pi) / 2, with the error of the chain's policy.
     densities = torch.cat([tensor for name, tensor in kept.items() if name.endswith("/log_density")])
     probe, errors = probes[0]
-    rule = sdxl.STEP if base == "sdxl" else on_policy_rule(base)
-    family_path = PATHS[base](d3po(base))
+    family = open_base(d3po(base))
+    rule, family_path = family.step, family.path
     before = torch.stack([chain[:-1] for chain in latents]).flatten(0, 1)
     after = torch.stack([chain[1:] for chain in latents]).flatten(0, 1)
     for group in range(len(probe.t)):
         for candidate in range(2):
-            s = step_below(first, d3po(base), base, float(probe.t[group]))
+            s = step_below(first, d3po(base), float(probe.t[group]))
             below = rule(family_path, probe.t[group][None], s)
             landed = below.keep * probe.x_t[group, candidate] + below.gain * probe.target[group, candidate]
             place = int((after - landed).flatten(1).abs().sum(1).argmin())
@@ -88,27 +89,8 @@ def test_two_rounds(d3po: Make, base: str, monkeypatch: pytest.MonkeyPatch) -> N
             assert float(implied) == pytest.approx(float(densities[place]), abs=5e-3)
 
 
-def on_policy_rule(base: str) -> Any:
-    from diffpref.backbones import sd3
-
-    return sd3.STEP
-
-
-def _path(name: str) -> Callable[[TrainConfig], Any]:
-    from diffpref.backbones import find_family
-    from diffpref.training.models import checkpoint_of
-
-    return lambda config: find_family(checkpoint_of(config)).load_path(checkpoint_of(config))
-
-
-PATHS = {name: _path(name) for name in ("sdxl", "sd3")}
-
-
-def step_below(folder: Path, config: TrainConfig, base: str, t: float) -> torch.Tensor:
-    from diffpref.backbones import find_family
-    from diffpref.training.models import checkpoint_of
-
-    times = find_family(checkpoint_of(config)).chain_times(PATHS[base](config), config.rounds.chain_steps)
+def step_below(folder: Path, config: TrainConfig, t: float) -> torch.Tensor:
+    times = open_base(config).chain_times(config.rounds.chain_steps)
     return times[int((times - t).abs().argmin()) + 1][None]
 
 
@@ -208,7 +190,7 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(
     d3po: Make, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("load_network", "load_encoder"):
-        monkeypatch.setattr(sdxl, name, lambda *arguments: pytest.fail("a model was loaded"))
+        monkeypatch.setattr(SDXL, name, lambda *arguments: pytest.fail("a model was loaded"))
     with pytest.raises(ValueError, match=message):
         start(d3po(**changes))
     assert not (tmp_path / "run").exists()

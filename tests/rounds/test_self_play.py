@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffpref.backbones import edm, find_family
 from diffpref.backbones.adapters.lora import LORA_FILE
+from diffpref.backbones.edm import EDM
 from diffpref.engine.step import Engine
 from diffpref.sources import self_play
 from diffpref.training import loop
 from diffpref.training.config import TrainConfig
-from diffpref.training.models import checkpoint_of
+from diffpref.training.models import open_base
 from tests.rounds.conftest import start
 from tests.small_sdxl import SIZE, read_metrics, save_pairs
 
@@ -121,15 +121,14 @@ def test_fakes_are_the_references_samples(ddo: Make, monkeypatch: pytest.MonkeyP
     config = ddo(rounds=1, samples_per_round=5, measure="")
     assert start(config) == config.run.output_dir / "round-1" / "train"
     (given, encoded) = kept[0]
-    data, checkpoint = encoded.data, checkpoint_of(config)
+    data, family = encoded.data, open_base(config)
     assert len(data) == 5
     candidates = data.candidates(range(5), [False] * 5, [False] * 5)
     assert candidates.scores.tolist() == [[1.0, 0.0]] * 5
-    network = edm.load_network(checkpoint, torch.float32)
+    network = family.load_network(torch.float32)
     seeds = [self_play.generator(0, "fake", 1, place).initial_seed() for place in range(5)]
     # The fakes are what the reference draws, through the pixels and the encoder that the real ones came through.
-    drawn = edm.sample(
-        edm.load_decoder(checkpoint, network, torch.device("cpu")),
+    drawn = family.load_decoder(network, torch.device("cpu")).sample(
         candidates.cond,
         encoded.empty,
         resolution=config.data.resolution,
@@ -139,7 +138,7 @@ def test_fakes_are_the_references_samples(ddo: Make, monkeypatch: pytest.MonkeyP
         batch_size=5,
     )
     pixels = torch.stack([torch.from_numpy(np.array(picture.convert("RGB"))) for picture in drawn])
-    encoder = edm.load_encoder(checkpoint, torch.device("cpu"))
+    encoder = family.load_encoder(torch.device("cpu"))
     latents = encoder.encode_pictures(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, [])
     # Batches differ in the last bit of a float, and that in one of 255 levels.
     torch.testing.assert_close(candidates.x0[:, 1], latents, rtol=0, atol=1.01 / 127.5)
@@ -158,7 +157,7 @@ def test_a_lora_round_with_pairs_as_real_pictures(ddo: Make, bases: dict[str, Pa
         )
     )
     assert (done / LORA_FILE).is_file() or (done / "pytorch_lora_weights.safetensors").is_file()
-    assert find_family(checkpoint_of(ddo())) is edm
+    assert isinstance(open_base(ddo()), EDM)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +180,7 @@ def test_a_lora_round_with_pairs_as_real_pictures(ddo: Make, bases: dict[str, Pa
 def test_what_cannot_work_is_refused_before_a_model_is_loaded(
     ddo: Make, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(edm, "load_network", lambda *arguments: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(EDM, "load_network", lambda *arguments: pytest.fail("a model was loaded"))
     with pytest.raises(ValueError, match=message):
         start(ddo(**changes))
     assert not (tmp_path / "run").exists()

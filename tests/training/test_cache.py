@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffpref.backbones import sdxl
+from diffpref.backbones.sdxl import SDXLEncoder
 from diffpref.data.encode import EncodedPreferences, Framing, encode_preferences, to_square
 from diffpref.data.preferences import read_preferences
 from diffpref.data.rows import Preferences
@@ -55,19 +55,19 @@ def encode(rows: Preferences, encoder: Counter, folder: Path, **options: Any) ->
 
 def test_a_second_run_encodes_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
-    encode_pictures, encode_prompts = sdxl.SDXLEncoder.encode_pictures, sdxl.SDXLEncoder.encode_prompts
+    encode_pictures, encode_prompts = SDXLEncoder.encode_pictures, SDXLEncoder.encode_prompts
 
-    def pictures(self: sdxl.SDXLEncoder, given: torch.Tensor, draws: Sequence[torch.Generator]) -> torch.Tensor:
+    def pictures(self: SDXLEncoder, given: torch.Tensor, draws: Sequence[torch.Generator]) -> torch.Tensor:
         counts[-1]["pictures"] += len(given)
         return encode_pictures(self, given, draws)
 
-    def prompts(self: sdxl.SDXLEncoder, given: Sequence[str]) -> dict[str, torch.Tensor]:
+    def prompts(self: SDXLEncoder, given: Sequence[str]) -> dict[str, torch.Tensor]:
         # The empty prompt is encoded by every run, for its shape.
         counts[-1]["prompts"] += len([prompt for prompt in given if prompt])
         return encode_prompts(self, given)
 
-    monkeypatch.setattr(sdxl.SDXLEncoder, "encode_pictures", pictures)
-    monkeypatch.setattr(sdxl.SDXLEncoder, "encode_prompts", prompts)
+    monkeypatch.setattr(SDXLEncoder, "encode_pictures", pictures)
+    monkeypatch.setattr(SDXLEncoder, "encode_prompts", prompts)
     for place in range(2):
         counts.append({"pictures": 0, "prompts": 0})
         run(output_dir=str(tmp_path / f"{place}"), cache_dir=str(tmp_path / "cache"), max_train_steps=1)

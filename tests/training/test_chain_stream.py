@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffpref.backbones import Times, sdxl
+from diffpref.backbones import Checkpoint
+from diffpref.backbones.sdxl import SDXL
 from diffpref.files.store import TensorStore
-from diffpref.path import variance_preserving
 from diffpref.probes import StepBatch
 from diffpref.sources.chains import ChainPair, EncodedChains
 from diffpref.training.stream import Drawing, batches
@@ -35,7 +35,7 @@ def data(tmp_path: Path) -> EncodedChains:
 
 
 def stream(data: EncodedChains, *, size: int, steps: int, share: tuple[int, int] = (0, 1)) -> list[StepBatch]:
-    drawing = Drawing(sdxl, variance_preserving(torch.linspace(0.999, 0.01, 1000)), Times("uniform"), seed=5)
+    drawing = Drawing(SDXL(Checkpoint("")), seed=5)
     found = batches(data, drawing, size=size, first_step=0, steps=steps, accumulation=1, share=share)
     return list(found)  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 
-from diffpref.backbones import sdxl
+from diffpref.backbones.sdxl import SDXL, SDXLEncoder
 from diffpref.engine import passes
 from diffpref.engine.step import Engine
 from diffpref.probe import forward_probe
@@ -143,9 +143,9 @@ def test_bfloat16_trains_float32_weights(run: Run, monkeypatch: pytest.MonkeyPat
 def test_no_encoder_is_in_memory_while_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[bool] = []
     encoders: list[weakref.ref] = []
-    load = sdxl.load_encoder
+    load = SDXL.load_encoder
 
-    def spy_load(*arguments: Any) -> sdxl.SDXLEncoder:
+    def spy_load(*arguments: Any) -> SDXLEncoder:
         encoder = load(*arguments)
         parts = (encoder, encoder.vae, encoder.pipeline.text_encoder, encoder.pipeline.text_encoder_2)
         encoders.extend(weakref.ref(part) for part in parts)
@@ -157,7 +157,7 @@ def test_no_encoder_is_in_memory_while_training(run: Run, monkeypatch: pytest.Mo
         alive.extend(reference() is not None for reference in encoders)
         return take(*arguments)
 
-    monkeypatch.setattr(sdxl, "load_encoder", spy_load)
+    monkeypatch.setattr(SDXL, "load_encoder", spy_load)
     monkeypatch.setattr(Engine, "step", spy_step)
     run(max_train_steps=1, validation_prompts=["red cat"])
     assert len(alive) == 4 and not any(alive)

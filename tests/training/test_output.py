@@ -13,8 +13,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from diffpref.backbones import sdxl
 from diffpref.backbones.adapters.lora import PORTABLE
+from diffpref.backbones.latents import LatentDecoder
 from diffpref.training.settings import from_yaml
 from tests.small_sdxl import PROMPTS, SIZE, read_metrics, read_weights
 
@@ -55,13 +55,13 @@ TRAINED = {
 def pictures(monkeypatch: pytest.MonkeyPatch) -> list[list[Image.Image]]:
     """Every list of samples that a run draws."""
     drawn: list[list[Image.Image]] = []
-    sample = sdxl.sample
+    sample = LatentDecoder.sample
 
     def spy(*arguments: Any, **options: Any) -> list[Image.Image]:
         drawn.append(sample(*arguments, **options))
         return drawn[-1]
 
-    monkeypatch.setattr(sdxl, "sample", spy)
+    monkeypatch.setattr(LatentDecoder, "sample", spy)
     return drawn
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from diffpref.backbones import Times, sdxl
+from diffpref.backbones import Checkpoint
+from diffpref.backbones.sdxl import SDXL
 from diffpref.data.encode import EncodedPreferences, Group
 from diffpref.files.store import TensorStore
 from diffpref.path import GaussianPath, variance_preserving
@@ -43,7 +44,7 @@ def stream(data: EncodedPreferences, **changes: Any) -> Iterator[Batch]:
     cuts: dict[str, Any] = {"size": 1, "first_step": 0, "steps": 24, "accumulation": 1, "share": (0, 1)}
     for name, value in changes.items():
         (cuts if name in cuts else draws)[name] = value
-    return batches(data, Drawing(sdxl, PATH, Times("uniform"), **draws), **cuts)  # type: ignore[return-value]
+    return batches(data, Drawing(SDXL(Checkpoint("")), **draws), **cuts)  # type: ignore[return-value]
 
 
 def flat(found: Iterator[Batch] | list[Batch]) -> dict[str, torch.Tensor]:

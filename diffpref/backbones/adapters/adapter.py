@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from diffpref.backbones import Family
+from diffpref.backbones import Family, Kind
 from diffpref.types import Backbone
 
 
@@ -55,7 +55,7 @@ class Adapter(Protocol):
         """The same without the settings that change no count of a step: `identity` alone says what it costs."""
         ...
 
-    def check(self, family: Family, name: str = "this backbone") -> None:
+    def check(self, family: Kind, name: str = "this backbone") -> None:
         """Raise ValueError where the backbone, called `name` in the text, cannot be trained in this way."""
         ...
 
@@ -75,7 +75,7 @@ class Adapter(Protocol):
         """Bytes of the device that `copy` takes, for a network of so many parameters."""
         ...
 
-    def attach(self, network: torch.nn.Module, family: Family, *, seed: int) -> Sequence[str]:
+    def attach(self, network: torch.nn.Module, family: Kind, *, seed: int) -> Sequence[str]:
         """Mark what is trained, with new weights where that takes some; returns lines for the log."""
         ...
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from diffpref.backbones import Family
+from diffpref.backbones import Family, Kind
 from diffpref.backbones.adapters.adapter import Adapter, Words
 from diffpref.backbones.adapters.reference import frozen_copy
 from diffpref.backbones.adapters.streamed import StreamedReference
@@ -45,7 +45,7 @@ class Full:
     def counted(self) -> Adapter:
         return Full()
 
-    def check(self, family: Family, name: str = "this backbone") -> None:
+    def check(self, family: Kind, name: str = "this backbone") -> None:
         """Every backbone can be trained as a whole."""
 
     def check_policy_inverts(self) -> None:
@@ -64,7 +64,7 @@ class Full:
     def reference_bytes(self, parameters: int, precision: torch.dtype) -> int:
         return parameters * precision.itemsize if self.reference_memory == "resident" else 0
 
-    def attach(self, network: torch.nn.Module, family: Family, *, seed: int) -> Sequence[str]:
+    def attach(self, network: torch.nn.Module, family: Kind, *, seed: int) -> Sequence[str]:
         return ()
 
     def reference(self, model: Backbone, network: torch.nn.Module) -> Backbone:
@@ -80,7 +80,7 @@ class Full:
         network.load_state_dict(state)
 
     def save(self, network: torch.nn.Module, family: Family, folder: Path) -> None:
-        with atomic.new_folder(folder / family.COMPONENT) as new:
+        with atomic.new_folder(folder / family.component) as new:
             network.save_pretrained(new)  # type: ignore[operator]
 
     def continued(self, output: Path, base: Path | None) -> tuple[Adapter, Path | None]:

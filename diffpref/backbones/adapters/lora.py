@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from diffpref.backbones import Family
+from diffpref.backbones import Family, Kind
 from diffpref.backbones.adapters.adapter import Adapter, Words
 from diffpref.backbones.adapters.reference import AdapterOff
 from diffpref.backbones.adapters.streamed import StreamedReference
@@ -60,8 +60,8 @@ class LoRA:
     def counted(self) -> Adapter:
         return LoRA(self.rank, self.lora_target_modules)
 
-    def check(self, family: Family, name: str = "this backbone") -> None:
-        if not (self.lora_target_modules or family.LORA_TARGETS):
+    def check(self, family: Kind, name: str = "this backbone") -> None:
+        if not (self.lora_target_modules or family.lora_targets):
             raise ValueError(f"{name} is trained as a whole, without LoRA: set adapter: full.")
 
     def check_policy_inverts(self) -> None:
@@ -76,8 +76,8 @@ class LoRA:
     def reference_bytes(self, parameters: int, precision: torch.dtype) -> int:
         return 0
 
-    def attach(self, network: torch.nn.Module, family: Family, *, seed: int) -> Sequence[str]:
-        targets = self.lora_target_modules or family.LORA_TARGETS
+    def attach(self, network: torch.nn.Module, family: Kind, *, seed: int) -> Sequence[str]:
+        targets = self.lora_target_modules or family.lora_targets
         line = attach_lora(network, self.rank, targets, seed=seed, backend=self.lora_backend)
         if self.adapter_weights is not None:
             self.load(network, read_lora(self.adapter_weights, family))
@@ -105,7 +105,7 @@ class LoRA:
         return replace(self, adapter_weights=output / LORA_FILE), base
 
 
-def read_lora(file: Path, family: Family) -> dict[str, Tensor]:
+def read_lora(file: Path, family: Kind) -> dict[str, Tensor]:
     """The tensors of a saved LoRA by peft's names; ValueError where the file cannot be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -115,7 +115,7 @@ def read_lora(file: Path, family: Family) -> dict[str, Tensor]:
         saved = load_file(file)
     except (OSError, SafetensorError) as problem:
         raise ValueError(f"adapter_weights {file} cannot be read ({problem}): name a {LORA_FILE}.") from None
-    prefix = f"{family.COMPONENT}."
+    prefix = f"{family.component}."
     return {name.removeprefix(prefix): tensor for name, tensor in saved.items()}
 
 
