@@ -9,7 +9,8 @@ from typing import Any
 
 from benchmarks.counted import PEER
 from diffpref.counting.architectures import Architecture
-from diffpref.counting.steps import MODES, Setup, make_ready, our_step
+from diffpref.counting.steps import Setup, make_ready, our_step
+from diffpref.engine.modes import MODES
 
 PAIRS = 4
 MIB = 2**20
@@ -80,7 +81,7 @@ def one(step: str) -> float:
         if stock:
             peer_step(ready.network, ready.policy, probe, 5000.0)
         else:
-            our_step(ready, region, probe, step)
+            our_step(ready, region, probe, MODES[step]())
     return _status("VmHWM") - before
 
 
