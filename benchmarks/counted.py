@@ -11,7 +11,8 @@ from diffpref.backbones.adapters import Full
 from diffpref.counting.architectures import EDM, SD3, SDXL, Architecture
 from diffpref.counting.counters import GIB
 from diffpref.counting.kept import ADAPTER
-from diffpref.counting.steps import MODES, Count, Ready, Setup, count_step, graph_bytes, make_ready
+from diffpref.counting.steps import Count, Ready, Setup, count_step, graph_bytes, make_ready
+from diffpref.engine.modes import MODES
 
 ARCHITECTURES = {"sdxl": SDXL, "sd3": SD3, "edm": EDM}
 EDM_PAIRS = 64
@@ -75,9 +76,9 @@ def rows_of(setup: Setup, pairs: Sequence[int], lists: Sequence[int] = ()) -> li
     ready = make_ready(setup)
     batches = [*((n, 2) for n in pairs), *((1, k) for k in lists)]
     found = [
-        _row(ready, mode, *size, count_step(ready, mode, groups=size[0], k=size[1]))
+        _row(ready, name, *size, count_step(ready, mode(), groups=size[0], k=size[1]))
         for size in batches
-        for mode in MODES
+        for name, mode in MODES.items()
     ]
     if setup.adapter.added:
         stock = make_stock(setup)

@@ -10,7 +10,8 @@ from typing import Any
 
 from benchmarks.counted import PEER
 from diffpref.counting.architectures import Architecture
-from diffpref.counting.steps import MODES, Setup, make_ready, our_step
+from diffpref.counting.steps import Setup, make_ready, our_step
+from diffpref.engine.modes import MODES
 
 ROOT = Path(__file__).parents[1]
 PAIRS = 4
@@ -87,7 +88,7 @@ def _growth_here(step: str, architecture: Architecture) -> float:
         if stock:
             peer_step(ready.network, ready.policy, probe, 5000.0)
         else:
-            our_step(ready, region, probe, step)
+            our_step(ready, region, probe, MODES[step]())
     return _status("VmHWM") - before
 
 

@@ -23,13 +23,12 @@ from diffpref.data.decode import decode
 from diffpref.data.encode import to_square
 from diffpref.data.rows import Preferences
 from diffpref.demo.embedded import embedded
-from diffpref.engine import build
-from diffpref.engine.stored import open_store
 from diffpref.probe import forward_probe
 from diffpref.probes import AnyBatch
 from diffpref.run.randomness import index_at
 from diffpref.sources.dataset import Rows, read_rows
 from diffpref.training.config import TrainConfig
+from diffpref.training.engine import engine_of, plan_of, stored_errors
 from diffpref.training.models import accelerator_of, build_models, computing_of, open_base
 from diffpref.training.settings import from_mapping, from_yaml
 from diffpref.training.stream import Drawing, batches
@@ -114,8 +113,8 @@ def our_turn(config: TrainConfig, rows: Preferences) -> Turn:
         return batches(encoded.data, drawing, size=PAIRS, first_step=0, steps=2**31, accumulation=1, share=(0, 1))
 
     example = next(stream())
-    plan = build.make_plan(config, family, accelerator, models, example, encoded.empty, kept=None)
-    engine = build.build_engine(
+    plan = plan_of(config, family, accelerator, models, example, encoded.empty, kept=None)
+    engine = engine_of(
         config,
         family,
         accelerator,
@@ -124,7 +123,7 @@ def our_turn(config: TrainConfig, rows: Preferences) -> Turn:
         empty=encoded.empty,
         identity="",
         streamed=None,
-        stored=open_store(config, family, models, accelerator) if repeats else None,
+        stored=stored_errors(config, family, models, accelerator),
         scores=example.candidates.scores,
     )
     ours = stream()

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffpref.counting.kept import SHIPPED, count, key_of
+from diffpref.counting.kept import SHIPPED, count, counted_size, key_of
 from diffpref.counting.steps import Setup
+from diffpref.engine.modes import MODES
 from diffpref.files import atomic
 
 
@@ -22,9 +23,9 @@ def questions(config: Path) -> list[tuple[Setup, str, tuple[int, ...]]]:
     found: list[tuple[Setup, str, tuple[int, ...]]] = []
     for checkpointing in (False, True):
         setup = replace(setup_of(settings), checkpointing=checkpointing)
-        joint = batch_of(settings)[:2]
-        found += [(setup, "size", ()), (setup, "graph", ()), (setup, "joint", joint)]
-        found += [(setup, mode, (1, 2)) for mode in ("deferred", "two-pass")]
+        groups, k, _ = batch_of(settings)
+        found += [(setup, "size", ()), (setup, "graph", ())]
+        found += [(setup, name, counted_size(name, groups, k)) for name in MODES]
     return found
 
 

@@ -10,7 +10,8 @@ import torch
 from benchmarks.counted import ARCHITECTURES, EDM_PAIRS, PEER, setups
 from benchmarks.peers import count_peer, make_stock, peer_step
 from diffpref.counting.counters import GIB
-from diffpref.counting.steps import BETA, MODES, Ready, Setup, count_step, make_ready, our_step
+from diffpref.counting.steps import BETA, Ready, Setup, count_step, make_ready, our_step
+from diffpref.engine.modes import MODES
 from diffpref.errors import compare
 
 WARM_UP = 3
@@ -49,7 +50,7 @@ def _rows(
                 torch.cuda.empty_cache()
                 found.append({**row, "ms_a_pair": None})
                 continue
-            count = count_peer(counted, pairs=n) if stock else count_step(counted, mode, groups=n)
+            count = count_peer(counted, pairs=n) if stock else count_step(counted, MODES[mode](), groups=n)
             rate = count.flops / n / row["ms_a_pair"] * 1e3
             found.append({**row, "counted_gib": count.peak_bytes / GIB, "share_of_matmul": rate / ceiling})
     return found
@@ -66,7 +67,7 @@ def _measure(ready: Ready, mode: str, pairs: int, repeats: int, *, stock: bool) 
                 with region():
                     peer_step(ready.network, ready.policy, probe, BETA)
             else:
-                our_step(ready, region, probe, mode)
+                our_step(ready, region, probe, MODES[mode]())
         for parameter in ready.parameters:
             parameter.grad = None
 

@@ -13,9 +13,10 @@ from benchmarks.counted import Row, markdown, rows_of
 from diffpref.backbones.adapters import LoRA
 from diffpref.counting.architectures import SDXL, Architecture
 from diffpref.counting.counters import GIB
-from diffpref.counting.steps import MODES, Setup, count_step, make_ready
+from diffpref.counting.steps import Setup, count_step, make_ready
 from diffpref.doctor.architecture import read_architecture
 from diffpref.engine import reference
+from diffpref.engine.modes import MODES, Deferred, Joint, TwoPass
 from diffpref.sources.dataset import read_rows
 from tests import small_sdxl
 
@@ -50,10 +51,10 @@ def test_the_modes_beside_the_peer(small: Architecture) -> None:
 def test_the_issue_s_numbers() -> None:
     """SDXL at 1024 pixels, LoRA of rank 64 in bfloat16, without checkpointing."""
     ready = make_ready(Setup(SDXL, 1024))
-    joint, deferred = (count_step(ready, mode, groups=4) for mode in ("joint", "deferred"))
+    joint, deferred = (count_step(ready, mode, groups=4) for mode in (Joint(), Deferred()))
     assert deferred.peak_bytes <= 6.5 * GIB and deferred.flops <= 1.02 * joint.flops
-    assert count_step(ready, "joint").launches <= 9000
-    assert count_step(ready, "two-pass", k=8).peak_bytes <= 6.5 * GIB
+    assert count_step(ready, Joint()).launches <= 9000
+    assert count_step(ready, TwoPass(), k=8).peak_bytes <= 6.5 * GIB
 
 
 def test_the_table_shows_every_figure() -> None:

@@ -13,7 +13,8 @@ from diffpref.counting import kept
 from diffpref.counting.kept import facts
 from diffpref.counting.steps import Setup, count_step, make_ready
 from diffpref.doctor.architecture import read_architecture
-from diffpref.doctor.needs import needs_of, plan_for
+from diffpref.doctor.needs import Asked, needs_of, plan_for
+from diffpref.engine.modes import MODES, Auto, Joint
 from diffpref.training.settings import from_mapping, from_yaml
 from tests import small_sdxl
 
@@ -64,7 +65,7 @@ def test_it_answers_at_once_for_every_other_config(
     if found["kind"] == "train":
         assert found["choice"].startswith("loss_mode joint: a batch in one graph; about")
         settings = from_yaml(ROOT / config)
-        assert settings.engine.loss_mode == "auto" and not settings.run.gradient_checkpointing
+        assert settings.mode == Auto() and not settings.run.gradient_checkpointing
     else:
         assert found["kind"] in ("label", "reward")
 
@@ -119,8 +120,8 @@ def test_a_long_list_is_a_pair_and_scratches(tmp_path: Path) -> None:
     setup = Setup(read_architecture(small_sdxl.save_pipeline(tmp_path), "small"), 32, LoRA(rank=4), precision="no")
     found = facts(setup, 1, 5)
     ready = make_ready(setup)
-    for mode in ("joint", "deferred", "two-pass"):
-        whole, scaled = count_step(ready, mode, groups=1, k=5), found.step(mode, 1, 5)
+    for name, mode in MODES.items():
+        whole, scaled = count_step(ready, mode(), groups=1, k=5), found.step(name, 1, 5)
         assert scaled.flops == whole.flops
         assert scaled.peak_bytes == pytest.approx(whole.peak_bytes, rel=0.02)
 
@@ -134,13 +135,12 @@ def test_the_choice_is_training_s_own(tmp_path: Path) -> None:
     for candidates in (10, 5, 1.2):
         budget = candidates * one + needs.gradients
         gpu = (fixed + (budget + needs.gradients + needs.optimizer) / 0.9) / gib
-        plan = plan_for(config, needs, gpu)
+        plan = plan_for(needs, gpu, Asked(Auto(), checkpointing=False))
         assert plan.budget == pytest.approx(budget, rel=1e-3) and plan.fits
-        modes.append((plan.mode, plan.micro_batch))
+        modes.append((plan.name, plan.micro_batch))
     assert modes[0] == ("joint", 8) and modes[1] == ("deferred", 4) and modes[2][0] == "joint" or modes[2][1] < 4
-    forced = replace(config, engine=replace(config.engine, loss_mode="joint"))
     with pytest.raises(ValueError, match="loss_mode joint needs about"):
-        plan_for(forced, needs, fixed / gib + 1e-6)
+        plan_for(needs, fixed / gib + 1e-6, Asked(Joint(), checkpointing=False))
 
 
 def test_counts_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ The shipped file is made by `python -m benchmarks.ship`.
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from diffpref.backbones.adapters import ADAPTERS
 from diffpref.counting.steps import Count, Ready, Setup, count_step, graph_bytes, make_ready
+from diffpref.engine.modes import MODES
 from diffpref.files import atomic
 from diffpref.files.identity import content_key
 from diffpref.run.environment import versions
@@ -31,23 +33,21 @@ class Facts:
     trained: int
     candidate: int
     """Bytes of one candidate's graph."""
-    joint: Count
-    """Of all groups in one graph."""
-    deferred: Count
-    """Of one pair, one candidate in a graph."""
-    two_pass: Count
+    steps: Mapping[str, Count]
+    """Of each mode of the package, by its name: of the batch, or where the mode cuts it of one pair with one candidate
+    in a graph."""
 
-    def step(self, mode: str, groups: int, k: int) -> Count:
+    def step(self, name: str, groups: int, k: int) -> Count:
         """A step of the given size in a mode, one candidate in a graph where it is cut.
 
-        The pair's count scales: every candidate costs the same FLOPs, and a list has a scratch for each candidate but
-        the last. Launches are those of single candidates, of which the reference's are fewer in a batch."""
-        if mode == "joint":
-            return self.joint
-        pair = self.deferred if mode == "deferred" else self.two_pass
-        more = 4 * self.trained * (k - 2) if mode == "deferred" else 0
+        The pair's count scales: every candidate costs the same FLOPs, and a longer list has more scratches. Launches
+        are those of single candidates, of which the reference's are fewer in a batch."""
+        mode, count = MODES[name](), self.steps[name]
+        if not mode.cuts:
+            return count
+        more = 4 * self.trained * (mode.scratches(k, 1) - mode.scratches(2, 1))
         candidates = groups * k
-        return Count(pair.flops * candidates // 2, pair.launches * candidates // 2, pair.peak_bytes + more)
+        return Count(count.flops * candidates // 2, count.launches * candidates // 2, count.peak_bytes + more)
 
 
 def facts(setup: Setup, groups: int, k: int) -> Facts:
@@ -55,10 +55,13 @@ def facts(setup: Setup, groups: int, k: int) -> Facts:
     return Facts(
         **_kept(setup, "size"),
         candidate=_kept(setup, "graph")["bytes"],
-        joint=Count(**_kept(setup, "joint", groups, k)),
-        deferred=Count(**_kept(setup, "deferred", 1, 2)),
-        two_pass=Count(**_kept(setup, "two-pass", 1, 2)),
+        steps={name: Count(**_kept(setup, name, *counted_size(name, groups, k))) for name in MODES},
     )
+
+
+def counted_size(name: str, groups: int, k: int) -> tuple[int, int]:
+    """Groups and candidates of the step that is counted for a mode: a pair where a batch is cut."""
+    return (1, 2) if MODES[name].cuts else (groups, k)
 
 
 def _kept(setup: Setup, what: str, *size: int) -> dict[str, Any]:
@@ -90,13 +93,12 @@ def count(setup: Setup, what: str, *size: int) -> dict[str, Any]:
         total = sum(p.numel() for p in ready.network.parameters())
         return {"parameters": total - (trained if setup.adapter.added else 0), "trained": trained}
     groups, k = size
-    return dataclasses.asdict(count_step(ready, what, groups=groups, k=k))
+    return dataclasses.asdict(count_step(ready, MODES[what](), groups=groups, k=k))
 
 
 def key_of(setup: Setup, what: str, *size: int) -> str:
     """The name of a count: equal for setups that cost the same."""
-    # The last is part of the names of the counts that came with the package.
-    described: dict[str, Any] = {**dataclasses.asdict(setup), "stock": False}
+    described: dict[str, Any] = dataclasses.asdict(setup)
     kind = {"rank": 0, "lora_target_modules": [], **setup.adapter.identity()}
     described |= {"adapter": ADAPTER.name_of(type(setup.adapter)), "targets": kind.pop("lora_target_modules"), **kind}
     # The name and the encoders change nothing.

@@ -15,16 +15,15 @@ from diffpref.counting.architectures import Architecture
 from diffpref.counting.counters import Usage
 from diffpref.counting.meta import Region, as_on_a_gpu, autocast
 from diffpref.counting.networks import build_network, family_of, meta_probe, shape_of
-from diffpref.engine.build import FIRST_BATCH
-from diffpref.engine.passes import References, Runner, deferred, deferred_forwards, joint_loss, two_pass
+from diffpref.engine.modes import Cut, Mode
 from diffpref.engine.reference import ReferencePass
-from diffpref.engine.rows import Block, Part, chunks
+from diffpref.engine.rows import Block, Part
+from diffpref.engine.runner import Runner
 from diffpref.errors import model_error
 from diffpref.objectives import DPO, RankDPO
 from diffpref.run.precision import PRECISIONS
 from diffpref.types import Backbone, Objective, Probe
 
-MODES = ("joint", "deferred", "two-pass")
 BETA = 5000.0
 
 
@@ -131,7 +130,7 @@ def make_ready(setup: Setup, device: str = "meta") -> Ready:
     return Ready(setup, network, policy, reference, trainable(network), shape, setup.autocast)
 
 
-def count_step(ready: Ready, mode: str, *, groups: int = 1, k: int = 2, micro_batch: int = 1) -> Count:
+def count_step(ready: Ready, mode: Mode, *, groups: int = 1, k: int = 2, micro_batch: int = 1) -> Count:
     """A whole step of ours: reference, loss, gradients.
 
     Args:
@@ -140,28 +139,15 @@ def count_step(ready: Ready, mode: str, *, groups: int = 1, k: int = 2, micro_ba
     return counted(ready, lambda region: our_step(ready, region, ready.probe(groups, k), mode, micro_batch))
 
 
-def our_step(ready: Ready, region: Region, probe: Probe, mode: str, micro_batch: int = 1) -> None:
+def our_step(ready: Ready, region: Region, probe: Probe, mode: Mode, micro_batch: int = 1) -> None:
     """Adds the gradient of a step to the parameters', by the engine's functions in the engine's order."""
     groups, k = probe.x_t.shape[:2]
     objective: Objective = DPO(BETA) if k == 2 else RankDPO(BETA)
     block = Block([Part(probe, torch.empty(groups, k, device=probe.x_t.device).copy_(torch.arange(k).flip(0)))])
-    rows = range(groups * k)
-    forwards: dict[str, list[Sequence[int]]] = {
-        "joint": [rows],
-        "deferred": [*deferred_forwards(block, micro_batch, separable=True)],
-        "two-pass": chunks(rows, FIRST_BATCH),
-    }
-    found: References = ReferencePass(ready.reference, region)(block, forwards[mode])
-    if mode == "joint":
-        with region():
-            _, loss = joint_loss(ready.policy, objective, block, 0, found)
-            loss.mean().backward()
-        return
-    runner = Runner(ready.policy, ready.parameters, objective, region)
-    if mode == "deferred":
-        deferred(runner, block, found, micro_batch=micro_batch, share=1.0, separable=True)
-    else:
-        two_pass(runner, block, found, micro_batch=micro_batch, first_batch=FIRST_BATCH, share=1.0)
+    cut = Cut(micro_batch=micro_batch)
+    found = ReferencePass(ready.reference, region)(block, mode.forwards(block, cut))
+    runner = Runner(model=ready.policy, parameters=ready.parameters, objective=objective, autocast=region)
+    mode.gradient(runner, block, found, cut, accumulation=1, last=True)
 
 
 @torch.no_grad()

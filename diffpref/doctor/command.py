@@ -86,12 +86,12 @@ def _run(arguments: list[str], size: float | None) -> tuple[list[str], dict[str,
     print("counting on meta tensors ...", file=sys.stderr)
     quiet_libraries()
     from diffpref.doctor.environment import gpu_gib
-    from diffpref.doctor.needs import needs_of
+    from diffpref.doctor.needs import asked_of, needs_of
     from diffpref.doctor.table import mapping, text
 
-    needs = needs_of(config)
+    needs, asked = needs_of(config), asked_of(config)
     size = size if size is not None else gpu_gib()
-    return [text(config, needs, size)], {"kind": "train", **mapping(config, needs, size)}, config.run.output_dir
+    return [text(needs, asked, size)], {"kind": "train", **mapping(needs, asked, size)}, config.run.output_dir
 
 
 def _other(values: dict[str, Any], where: str) -> tuple[str, str, Path] | None:

@@ -3,21 +3,23 @@
 from dataclasses import dataclass, replace
 
 from diffpref.counting.kept import Facts, facts
-from diffpref.counting.steps import MODES, Setup
+from diffpref.counting.steps import Setup
 from diffpref.doctor.architecture import architecture_of, text_tokens
-from diffpref.engine.build import sizes
 from diffpref.engine.memory import GIB, KEPT_FREE
-from diffpref.engine.plan import TRANSIENT, Plan, Work, choose
+from diffpref.engine.modes import MODES, Auto, Mode, Work
+from diffpref.engine.modes.base import TRANSIENT
+from diffpref.engine.plan import Plan, choose
 from diffpref.run.precision import PRECISIONS
 from diffpref.sources.dataset import candidates_of
 from diffpref.training.config import TrainConfig
+from diffpref.training.engine import sizes_of
 
 LIST = 4
 """Pictures of a list where only the data knows; RankDPO's paper has 4."""
 
 
 @dataclass(frozen=True)
-class Mode:
+class Way:
     """One way to compute a step."""
 
     name: str
@@ -49,7 +51,7 @@ class Needs:
     gradients: int
     optimizer: int
     ema: int
-    modes: tuple[Mode, ...]
+    modes: tuple[Way, ...]
     work: Work
     inversion: str
     """Forwards that the probe adds, for people; empty where it adds none."""
@@ -58,10 +60,6 @@ class Needs:
     def resident(self) -> int:
         """All that is held whatever the mode."""
         return self.weights + self.adapter + self.reference + self.gradients + self.optimizer + self.ema
-
-    def mode(self, name: str, *, checkpointing: bool) -> Mode:
-        """The counts of a mode."""
-        return next(m for m in self.modes if m.name == name and m.checkpointing == checkpointing)
 
 
 def setup_of(config: TrainConfig) -> Setup:
@@ -79,7 +77,7 @@ def setup_of(config: TrainConfig) -> Setup:
 
 def batch_of(config: TrainConfig) -> tuple[int, int, int]:
     """As the engine's `sizes`: groups, pictures of a group, and those of a batch where its groups are cut."""
-    return sizes(config, config.optimization.train_batch_size, LIST if candidates_of(config) == "lists" else 2)
+    return sizes_of(config, config.optimization.train_batch_size, LIST if candidates_of(config) == "lists" else 2)
 
 
 def needs_of(config: TrainConfig) -> Needs:
@@ -114,36 +112,53 @@ def needs_of(config: TrainConfig) -> Needs:
         optimizer=plain.trained * config.optimizer.state_bytes,
         ema=plain.trained * 4 if config.average.use_ema else 0,
         modes=modes,
-        work=Work(plain.candidate, found[True].candidate, plain.trained * 4, groups, k, adapter.added, batch=alone),
+        work=Work(
+            candidate=plain.candidate,
+            checkpointed=found[True].candidate,
+            gradient=plain.trained * 4,
+            groups=groups,
+            k=k,
+            cheap_scratch=adapter.added,
+            batch=alone,
+        ),
         inversion=_inversion(config),
     )
 
 
-def _mode(name: str, checkpointing: bool, found: Facts, groups: int, k: int, kept: int) -> Mode:
+def _mode(name: str, checkpointing: bool, found: Facts, groups: int, k: int, kept: int) -> Way:
     count = found.step(name, groups, k)
     graphs = max(count.peak_bytes - kept - 4 * found.trained, 0)
-    return Mode(name, checkpointing, graphs, count.flops // groups, count.launches)
+    return Way(name, checkpointing, graphs, count.flops // groups, count.launches)
 
 
 def _inversion(config: TrainConfig) -> str:
     return config.probe.cost()
 
 
-def plan_for(config: TrainConfig, needs: Needs, gpu: float) -> Plan:
+@dataclass(frozen=True)
+class Asked:
+    """What the settings ask of the plan."""
+
+    mode: Mode | Auto
+    checkpointing: bool
+    budget_gib: float = 0.0
+    """For graphs and scratches; 0 takes what is free."""
+
+
+def asked_of(config: TrainConfig) -> Asked:
+    """What a run's settings ask."""
+    return Asked(config.mode, config.run.gradient_checkpointing, config.engine.memory_budget_gib)
+
+
+def plan_for(needs: Needs, gpu: float, asked: Asked) -> Plan:
     """The plan that training would make on a GPU of `gpu` GiB with nothing else on it.
 
     Raises:
-        ValueError: a mode that the config asks for and that cannot fit.
+        ValueError: a mode that is asked for and that cannot fit.
     """
     free = gpu * GIB - needs.weights - needs.adapter - needs.reference - needs.ema
-    budget = config.engine.memory_budget_gib * GIB or free * (1 - KEPT_FREE) - needs.gradients - needs.optimizer
-    return choose(
-        needs.work,
-        mode=config.engine.loss_mode,
-        micro_batch=config.engine.micro_batch,
-        checkpointing=config.run.gradient_checkpointing,
-        budget=max(int(budget), 0),
-    )
+    budget = asked.budget_gib * GIB or free * (1 - KEPT_FREE) - needs.gradients - needs.optimizer
+    return choose(asked.mode, needs.work, checkpointing=asked.checkpointing, budget=max(int(budget), 0))
 
 
 def largest_graph(needs: Needs, budget: int, *, checkpointing: bool) -> int:

@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
-from diffpref.doctor.needs import Needs, largest_graph, plan_for
+from diffpref.doctor.needs import Asked, Needs, largest_graph, plan_for
 from diffpref.engine.memory import GIB
-from diffpref.training.config import TrainConfig
+from diffpref.engine.modes import Auto
 
 SIZES = (8, 12, 16, 24, 40, 80, 141)
 """GiB of common GPUs, shown where none is given and none is here."""
@@ -19,7 +19,7 @@ WHAT = {
 }
 
 
-def text(config: TrainConfig, needs: Needs, gpu: float | None) -> str:
+def text(needs: Needs, asked: Asked, gpu: float | None) -> str:
     """What the run needs, and the mode that fits a GPU of `gpu` GiB."""
     count = f"{needs.parameters / 1e6:,.1f} M parameters, {needs.trained / 1e6:,.1f} M trained"
     lines = [
@@ -34,7 +34,7 @@ def text(config: TrainConfig, needs: Needs, gpu: float | None) -> str:
     lines += [f"  {'together':<26}{needs.resident / GIB:>9.3f}", "", _modes(needs)]
     if needs.inversion:
         lines.append(needs.inversion)
-    lines += ["", *_fits(config, needs, gpu)]
+    lines += ["", *_fits(needs, asked, gpu)]
     return "\n".join(lines)
 
 
@@ -46,19 +46,19 @@ def _modes(needs: Needs) -> str:
             f"{mode.name:<11}{'on' if mode.checkpointing else 'off':<15}{mode.bytes / GIB:>11.3f}{total:>11.3f}"
             f"{mode.flops / 1e12:>13.3f}{mode.launches:>10,}"
         )
-    return "\n".join([*rows, "deferred and two-pass: with one picture in a graph; launches are a batch's."])
+    return "\n".join([*rows, "Modes that cut a batch: with one picture in a graph; launches are a batch's."])
 
 
-def _fits(config: TrainConfig, needs: Needs, gpu: float | None) -> list[str]:
+def _fits(needs: Needs, asked: Asked, gpu: float | None) -> list[str]:
     if gpu is None:
         lines = ["No GPU is here and no --gpu_memory_gib is given. What training would choose on one of"]
-        return lines + [f"  {size:>4} GiB: {_choice(config, needs, size)}" for size in SIZES]
-    return [f"On a GPU of {gpu:.1f} GiB: {_choice(config, needs, gpu)}", *_graphs(config, needs, gpu)]
+        return lines + [f"  {size:>4} GiB: {_choice(needs, asked, size)}" for size in SIZES]
+    return [f"On a GPU of {gpu:.1f} GiB: {_choice(needs, asked, gpu)}", *_graphs(needs, asked, gpu)]
 
 
-def _choice(config: TrainConfig, needs: Needs, gpu: float) -> str:
+def _choice(needs: Needs, asked: Asked, gpu: float) -> str:
     try:
-        plan = plan_for(config, needs, gpu)
+        plan = plan_for(needs, gpu, asked)
     except ValueError as problem:
         return f"does not fit. {problem}"
     if plan.budget == 0:
@@ -66,23 +66,21 @@ def _choice(config: TrainConfig, needs: Needs, gpu: float) -> str:
     return plan.line()
 
 
-def _graphs(config: TrainConfig, needs: Needs, gpu: float) -> list[str]:
-    budget = plan_for(
-        dataclasses.replace(config, engine=dataclasses.replace(config.engine, loss_mode="auto")), needs, gpu
-    )
+def _graphs(needs: Needs, asked: Asked, gpu: float) -> list[str]:
+    budget = plan_for(needs, gpu, dataclasses.replace(asked, mode=Auto())).budget
     return [
         f"  largest micro-batch {'with' if on else 'without'} checkpointing: "
-        f"{largest_graph(needs, budget.budget, checkpointing=on)} pictures"
+        f"{largest_graph(needs, budget, checkpointing=on)} pictures"
         for on in (False, True)
     ]
 
 
-def mapping(config: TrainConfig, needs: Needs, gpu: float | None) -> dict[str, Any]:
+def mapping(needs: Needs, asked: Asked, gpu: float | None) -> dict[str, Any]:
     """The same for JSON; sizes in bytes."""
     found = dataclasses.asdict(needs)
     found.pop("work")
     found["resident"] = needs.resident
     if gpu is not None:
         found["gpu_memory_gib"] = gpu
-        found["choice"] = _choice(config, needs, gpu)
+        found["choice"] = _choice(needs, asked, gpu)
     return found

@@ -1,7 +1,8 @@
 """The engine of a run, from its settings: measured, chosen and said once, before the first step."""
 
 import math
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -9,24 +10,19 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor
 
-from diffpref.backbones import Family
-from diffpref.backbones.adapters import Streamed, trainable
-from diffpref.backbones.guidance import guided
+from diffpref.backbones.adapters import trainable
 from diffpref.engine.head import coefficients, separable
 from diffpref.engine.independence import check_independent, draws_masks, mixing_module
 from diffpref.engine.memory import GIB, KEPT_FREE, candidate_bytes, free_bytes, is_checkpointing
-from diffpref.engine.passes import Runner
-from diffpref.engine.plan import Plan, Work, choose, need
+from diffpref.engine.modes import Auto, Cut, Mode, Work, name_of
+from diffpref.engine.plan import Plan, choose
 from diffpref.engine.reference import ReferencePass
+from diffpref.engine.runner import Runner
 from diffpref.engine.step import Engine
 from diffpref.engine.stored import StoredErrors
-from diffpref.probes import AnyBatch, Stage, StepBatch
-from diffpref.training.config import LossEngine, TrainConfig
-from diffpref.training.models import Models
+from diffpref.probes import Prober
 from diffpref.types import Backbone, Cond, Errors, Objective, Probe
 
-FIRST_BATCH = 8
-"""Candidates of one forward of two-pass's losses: it holds no graph, and a GPU is not full with fewer."""
 REPLICATED = (
     DistributedType.NO,
     DistributedType.MULTI_CPU,
@@ -36,63 +32,77 @@ REPLICATED = (
 
 
 def make_plan(
-    config: TrainConfig,
-    family: Family,
+    choice: Mode | Auto,
     accelerator: Accelerator,
-    models: Models,
-    batch: AnyBatch,
-    empty: Cond,
     *,
-    kept: Plan | None,
+    network: torch.nn.Module,
+    policy: Backbone,
+    example: Probe,
+    sizes: tuple[int, int, int],
+    cheap_scratch: bool,
+    state_bytes: int,
+    budget_gib: float,
+    kept: Plan | None = None,
 ) -> Plan:
-    """The mode of the run, from one candidate of a batch on the device; turns checkpointing on where that needs it.
+    """The mode of the run, from one candidate on the device; turns checkpointing on where that needs it.
 
     Args:
-        empty: the unconditional prompt, for guidance in the loss.
+        policy: over the network that is not wrapped.
+        example: one group of one candidate.
+        sizes: as the function `sizes` gives them.
+        cheap_scratch: a gradient of all trained parameters is small beside the network.
+        state_bytes: of the optimizer for each trained weight.
+        budget_gib: for graphs and scratches; 0 takes what is free.
         kept: of the checkpoint that is continued: `auto` takes it again while it fits, for the same rounding.
 
     Raises:
         ValueError: a mode that is asked for and cannot be exact, or cannot fit.
     """
-    settings, network = config.engine, models.network
-    mode = settings.loss_mode
-    if mode in ("deferred", "two-pass"):
-        check_independent(network, mode)
-        if accelerator.distributed_type not in REPLICATED:
-            raise ValueError(f"loss_mode {mode} needs the whole network in every process: set loss_mode: joint.")
-    b, k = batch.candidates.scores.shape
-    policy = guided(family.backbone(network), config.probe.traits.guidance, empty)
-    x0 = batch.candidates.x0[:1, :1]
-    cond = family.group_cond(batch.candidates.cond, config.data.resolution)
-    one = {name: value[:1] for name, value in cond.items()}
-    probe = Probe(x0, x0, batch.t[:1], torch.ones(1, device=x0.device), one)
+    replicated = accelerator.distributed_type in REPLICATED
+    automatic = isinstance(choice, Auto)
+    if not automatic and choice.cuts:
+        check_independent(network, name_of(choice))
+        if not replicated:
+            raise ValueError(
+                f"loss_mode {name_of(choice)} needs the whole network in every process: set loss_mode: joint."
+            )
     count = sum(p.numel() for p in network.parameters() if p.requires_grad)
     with accelerator.autocast():
-        candidate, checkpointed = _measure(policy, network, probe)
-    cut = mixing_module(network) is None and accelerator.distributed_type in REPLICATED
-    sets, size, alone = sizes(config, b, k)
-    work = Work(candidate, checkpointed, 4 * count, sets, size, config.adapter.added, cut, alone)
-    budget = _budget(settings, accelerator, count * (4 + config.optimizer.state_bytes))
+        candidate, checkpointed = _measure(policy, network, example)
+    groups, k, batch = sizes
+    work = Work(
+        candidate=candidate,
+        checkpointed=checkpointed,
+        gradient=4 * count,
+        groups=groups,
+        k=k,
+        cheap_scratch=cheap_scratch,
+        cut=mixing_module(network) is None and replicated,
+        batch=batch,
+    )
+    budget = int(budget_gib * GIB) if budget_gib else _free_budget(accelerator, count * (4 + state_bytes))
     on = is_checkpointing(network)
-    plan = choose(work, mode=mode, micro_batch=settings.micro_batch, checkpointing=on, budget=budget)
-    if mode == "auto" and kept is not None:
-        used = need(work, kept.mode, kept.micro_batch, checkpointing=kept.checkpointing)
-        if used <= budget and (cut or kept.mode == "joint"):
+    plan = choose(choice, work, checkpointing=on, budget=budget)
+    if automatic and kept is not None and (work.cut or not kept.mode.cuts):
+        used = kept.mode.need(work, kept.micro_batch, checkpointing=kept.checkpointing)
+        if used <= budget:
             plan = replace(kept, need=used, budget=budget, fits=True)
     if plan.checkpointing and not on:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
     return plan
 
 
-def sizes(config: TrainConfig, b: int, k: int) -> tuple[int, int, int]:
+def sizes(b: int, k: int, *, chains: int, accumulation: int) -> tuple[int, int, int]:
     """How many sets of candidates belong together, of how many candidates, and `Work.batch`, for b groups of k.
 
-    In D3PO all pairs of a prompt's chains at one step belong together, over the whole window."""
-    chains = config.rounds.chains_per_prompt
-    if config.probe.traits.takes is not StepBatch or chains == 2:
+    Args:
+        chains: of a prompt, all pairs of which at one step belong together, over the whole window; 2 or less where
+            every group is a set of its own.
+        accumulation: batches of the window.
+    """
+    if chains <= 2:
         return b, k, 0
     pairs = math.comb(chains, 2)
-    accumulation = config.optimization.gradient_accumulation_steps
     alone = min(b * k, chains * math.ceil(b / pairs)) if accumulation > 1 else 0
     return math.ceil(b * accumulation / pairs), chains, alone
 
@@ -122,83 +132,76 @@ def _bytes(policy: Backbone, network: torch.nn.Module, probe: Probe) -> int:
         return 2 * free_bytes(probe.x_t.device)
 
 
-def _budget(settings: LossEngine, accelerator: Accelerator, later: int) -> int:
-    """Bytes for graphs and scratches: the least of all processes, who must choose alike.
+def _free_budget(accelerator: Accelerator, later: int) -> int:
+    """Bytes that are free for graphs and scratches: the least of all processes, who must choose alike.
 
     Args:
         later: bytes that the optimizer and the gradients are going to take.
     """
-    if settings.memory_budget_gib:
-        return int(settings.memory_budget_gib * GIB)
     free = int(free_bytes(accelerator.device) * (1 - KEPT_FREE)) - later
     everyone: Tensor = accelerator.gather(torch.tensor([free / GIB], device=accelerator.device))  # type: ignore[assignment]
     return max(int(float(everyone.min()) * GIB), 0)
 
 
 def build_engine(
-    config: TrainConfig,
-    family: Family,
-    accelerator: Accelerator,
-    models: Models,
     plan: Plan,
+    accelerator: Accelerator,
     *,
-    empty: Cond,
-    identity: str,
-    streamed: Streamed | None,
-    stored: StoredErrors | None,
+    network: torch.nn.Module,
+    prepared: torch.nn.Module,
+    policy: Backbone,
+    wrapped: Backbone,
+    reference: Backbone,
+    objective: Objective,
     scores: Tensor,
+    prober: Prober,
+    cond: Callable[[Cond], Cond],
+    reference_batch: int = 0,
+    window: int = 0,
+    inverts: bool = False,
+    loaded: Callable[[], AbstractContextManager] = nullcontext,
+    stored: StoredErrors | None = None,
 ) -> Engine:
     """The engine that follows the plan.
 
     Args:
-        empty: the unconditional prompt, for guidance in the loss.
-        identity: of the run, which its stored inversions depend on.
+        prepared: the network as accelerate wraps it.
+        policy: over the network itself; `wrapped` over the prepared one.
         scores: of a batch, on which the objective is tried.
+        cond: from a batch's prompts to what the network is conditioned on.
+        reference_batch: candidates of one forward of the reference; 0 for the shapes of the policy's own forwards.
+        window: batches whose reference is evaluated at once; 0 for as many as fill a forward without a graph.
+        inverts: the probe runs the reference too.
+        loaded: inside, the reference's weights are in place.
     """
-    settings, scale = config.engine, config.probe.traits.guidance
-    objective: Objective = config.objective
     b, k = scores.shape
-    unit = 1.0 if accelerator.scaler is None else unit_weight(objective, scores)
-    policy, reference = (guided(model, scale, empty) for model in (models.policy, models.reference))
-    store = config.run.output_dir / "inversions"
-    stage = Stage(
-        policy=policy,
-        reference=reference,
-        weight=family.loss_weight,
-        rule=family.step,
-        seed=config.run.seed,
-        identity=identity,
-        folder=store,
-    )
-    prober = config.probe.build(stage)
     runner = Runner(
-        guided(family.backbone(models.network), scale, empty),
-        trainable(models.network),
-        objective,
-        lambda: accelerator.autocast(),
-        (lambda value: value) if accelerator.scaler is None else accelerator.scaler.scale,
-        unit,
+        model=policy,
+        parameters=trainable(network),
+        objective=objective,
+        wrapped=wrapped,
+        unsynchronized=lambda: accelerator.no_sync(prepared),
+        autocast=lambda: accelerator.autocast(),
+        backward=accelerator.backward,
+        unit=1.0 if accelerator.scaler is None else unit_weight(objective, scores),
     )
-    first_batch = max(settings.reference_batch or FIRST_BATCH, plan.micro_batch)
-    together = first_batch if plan.mode == "two-pass" else settings.reference_batch
-    accumulation = config.optimization.gradient_accumulation_steps
-    loaded = nullcontext if streamed is None else streamed.loaded
+    cut = Cut(
+        micro_batch=plan.micro_batch,
+        reference_batch=reference_batch,
+        separable=b == 1 or separable(objective, scores),
+        masks=draws_masks(network),
+    )
     return Engine(
-        accelerator,
-        models.prepared,
-        policy,
-        runner,
-        ReferencePass(reference, runner.autocast, loaded, stored),
-        prober,
-        lambda prompts: family.group_cond(prompts, config.data.resolution),
-        plan,
-        # Weights that are streamed come in once for the whole window, which also holds all pairs of a chain's step.
-        accumulation if streamed is not None or config.probe.traits.takes is StepBatch else max(together // (b * k), 1),
-        settings.reference_batch,
-        first_batch,
-        b == 1 or separable(objective, scores),
-        draws_masks(models.network),
-        config.probe.traits.runs_reference,
+        mode=plan.mode,
+        cut=cut,
+        runner=runner,
+        reference=ReferencePass(reference, runner.autocast, loaded, stored),
+        prober=prober,
+        cond=cond,
+        block=window or max(plan.mode.without_graph(cut) // (b * k), 1),
+        inverts=inverts,
+        device=accelerator.device,
+        processes=accelerator.num_processes,
     )
 
 

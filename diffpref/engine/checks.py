@@ -1,22 +1,16 @@
-"""The settings of the engine that contradict each other or the rest."""
+"""Choices that contradict each other where a step's gradient is computed."""
 
-from diffpref.training.config import TrainConfig
+from diffpref.backbones.adapters import Adapter
+from diffpref.engine.modes import Auto, Mode, name_of
+from diffpref.probes import ProbeChoice
 
 
-def check_engine(config: TrainConfig) -> None:
-    """Raise ValueError for settings of the engine that cannot work, before anything is read."""
-    engine = config.engine
-    for name, least in (("micro_batch", 0), ("reference_batch", 0), ("stored_reference", 0)):
-        if getattr(engine, name) < least:
-            raise ValueError(f"{name} must be {least} or above, got {getattr(engine, name)}.")
-    if not engine.memory_budget_gib >= 0:
-        raise ValueError(f"memory_budget_gib must be 0 or above, got {engine.memory_budget_gib}.")
-    if engine.micro_batch and engine.loss_mode == "joint":
-        raise ValueError(
-            f"micro_batch is for loss_mode deferred and two-pass, got {engine.micro_batch} with joint, whose graph is "
-            "a whole batch: leave it out, or lower train_batch_size."
-        )
-    if config.probe.traits.runs_policy:
-        config.adapter.check_policy_inverts()
-    if engine.stored_reference:
-        config.probe.check_stored(engine.stored_reference)
+def check_engine(mode: Mode | Auto, probe: ProbeChoice, adapter: Adapter, *, stored_reference: int) -> None:
+    """Raise ValueError for choices that cannot work together, before anything is read."""
+    if not isinstance(mode, Auto | Mode):
+        lacking = sorted(name for name in vars(Mode) if name[:1] != "_" and not hasattr(mode, name))
+        raise ValueError(f"loss_mode {name_of(mode)} lacks {', '.join(lacking)}: see diffpref/engine/modes/base.py.")
+    if probe.traits.runs_policy:
+        adapter.check_policy_inverts()
+    if stored_reference:
+        probe.check_stored(stored_reference)

@@ -1,48 +1,23 @@
 """The choice of a mode: the fastest whose memory fits, from what one candidate was measured to hold."""
 
+import dataclasses
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffpref.engine.memory import GIB
+from diffpref.engine.modes import MODES, Auto, Mode, Work, members, name_of
 
-MODES = ("joint", "deferred", "two-pass")
-TRANSIENT = 1.15
-"""A backward's own temporaries, as a factor on what the graph holds."""
 PLAN = "plan"
 """The plan's key in a checkpoint's run.json."""
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a step has to hold: bytes, and the size of a batch."""
-
-    candidate: int
-    """Bytes of one candidate's graph without checkpointing."""
-    checkpointed: int | None
-    """The same with checkpointing; None where the network has none."""
-    gradient: int
-    """Bytes of one gradient of all trained parameters, in float32."""
-    groups: int
-    k: int
-    lora: bool
-    cut: bool = True
-    """Whether a batch may be cut: no module mixes its samples."""
-    batch: int = 0
-    """Candidates of one batch, where a group's are spread over several: joint then runs them once in each."""
-
-    @property
-    def joint(self) -> int:
-        """Candidates of joint's graph."""
-        return self.batch or self.groups * self.k
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """How the steps of a run are computed."""
 
-    mode: str
+    mode: Mode
     micro_batch: int
     """Candidates of one graph."""
     checkpointing: bool
@@ -51,15 +26,23 @@ class Plan:
     budget: int
     fits: bool
 
+    @property
+    def name(self) -> str:
+        """The mode's name."""
+        return name_of(self.mode)
+
     def line(self) -> str:
         """The choice, for people."""
-        count = "1 candidate" if self.micro_batch == 1 else f"{self.micro_batch} candidates"
-        at_a_time = "a batch" if self.mode == "joint" else count
         extra = ", with gradient checkpointing" if self.checkpointing else ""
         line = (
-            f"loss_mode {self.mode}: {at_a_time} in one graph{extra}; about {gib(self.need)} of {gib(self.budget)} GiB"
+            f"loss_mode {self.name}: {self.mode.describe(self.micro_batch)} in one graph{extra}; "
+            f"about {gib(self.need)} of {gib(self.budget)} GiB"
         )
         return line if self.fits else f"{line}, which may not fit: lower resolution or rank, or free memory"
+
+    def mapping(self) -> dict[str, Any]:
+        """The plan as a checkpoint's run.json holds it."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {"mode": self.name}
 
 
 def gib(count: int) -> str:
@@ -68,88 +51,84 @@ def gib(count: int) -> str:
 
 
 def read_plan(checkpoint: Path) -> Plan | None:
-    """The plan that a checkpoint was trained with, where it has one."""
+    """The plan that a checkpoint was trained with, where it has one that names a mode of the package."""
     saved = json.loads((checkpoint / "run.json").read_text()).get(PLAN)
-    return None if saved is None else Plan(**saved)
+    if saved is None or saved["mode"] not in MODES:
+        return None
+    return Plan(**{**saved, "mode": MODES[saved["mode"]]()})
 
 
-def need(work: Work, mode: str, micro_batch: int, *, checkpointing: bool) -> int:
-    """Bytes of the graphs and scratches of a mode, at most at once."""
-    one = work.candidate if not checkpointing or work.checkpointed is None else work.checkpointed
-    held = int(TRANSIENT * one) * (work.joint if mode == "joint" else min(micro_batch, work.groups * work.k))
-    if mode == "deferred":
-        held += max(work.k - micro_batch, 0) * work.gradient
-    return held
-
-
-def micro_batches(work: Work, mode: str) -> list[int]:
-    """The sizes that make a difference, from the largest: whole groups first, then shares of one."""
-    if mode == "joint":
-        return [work.joint]
-    whole = [groups * work.k for groups in range(work.groups, 0, -1)]
-    return whole + list(range(work.k - 1, 0, -1))
-
-
-def choose(work: Work, *, mode: str, micro_batch: int, checkpointing: bool, budget: int) -> Plan:
+def choose(choice: Mode | Auto, work: Work, *, checkpointing: bool, budget: int) -> Plan:
     """The plan for the settings: the mode that is asked for, or for `auto` the fastest that fits.
 
-    Joint has the best shapes and no extra work. Deferred has no extra work either, but needs scratches where less than
-    a group fits, which only LoRA's small gradients allow. Checkpointing and two passes both run every forward once
-    more; two passes have no scratch, whatever the length of a list.
+    A mode is as fast as it has few forwards: those of its own, and one more with checkpointing. Among equals one
+    without scratches is faster, then the first in the table, then the larger graph.
 
     Args:
-        micro_batch: candidates of one graph; 0 for the most that fit.
         checkpointing: it is on already and stays on.
         budget: bytes for graphs and scratches.
 
     Raises:
         ValueError: a mode that is asked for and cannot fit; with the estimate.
     """
-    options = list(_options(work, mode, micro_batch, checkpointing))
+    automatic = isinstance(choice, Auto)
+    options = _fastest_first(choice, work, checkpointing) if automatic else _as_asked(choice, work, checkpointing)
     plans = [
-        Plan(name, size, gc, used := need(work, name, size, checkpointing=gc), budget, used <= budget)
-        for name, size, gc in options
+        Plan(
+            mode=mode,
+            micro_batch=size,
+            checkpointing=on,
+            need=(used := mode.need(work, size, checkpointing=on)),
+            budget=budget,
+            fits=used <= budget,
+        )
+        for mode, size, on in options
     ]
     best = next((plan for plan in plans if plan.fits), None)
     if best is not None:
         return best
     least = min(plans, key=lambda plan: plan.need)
-    if mode == "auto":
+    if automatic:
         return least
     hints = [] if checkpointing else ["gradient_checkpointing: true"]
-    hints += ["micro_batch: 1"] if micro_batch > 1 and mode != "joint" else []
-    hints += ["loss_mode: auto"] if mode == "joint" else []
+    hints += ["micro_batch: 1"] if least.mode.cuts and least.micro_batch > 1 else []
+    hints += [] if least.mode.cuts else ["loss_mode: auto"]
     raise ValueError(
-        f"loss_mode {mode} needs about {gib(least.need)} GiB for {least.micro_batch} candidates in one graph, and "
-        f"{gib(budget)} GiB are there: set {' or '.join([*hints, 'a lower resolution'])}."
+        f"loss_mode {least.name} needs about {gib(least.need)} GiB for {least.micro_batch} candidates in one graph, "
+        f"and {gib(budget)} GiB are there: set {' or '.join([*hints, 'a lower resolution'])}."
     )
 
 
-def _options(work: Work, mode: str, micro_batch: int, checkpointing: bool) -> Iterator[tuple[str, int, bool]]:
-    """(mode, micro-batch, checkpointing) in the order of speed."""
+Option = tuple[Mode, int, bool]
+"""Mode, micro-batch, checkpointing."""
 
-    def sizes(name: str) -> list[int]:
-        return [micro_batch] if micro_batch and name != "joint" else micro_batches(work, name)
 
-    if mode != "auto":
-        # A mode that is asked for is taken as it is asked for: checkpointing is a setting of its own.
-        yield from ((mode, size, checkpointing) for size in sizes(mode))
-        return
-    # Whole groups need no scratch; a part of one needs scratches as large as the trained weights.
-    whole = [size for size in sizes("deferred") if size >= work.k]
-    parts = [size for size in sizes("deferred") if size < work.k and work.lora]
-    joint = [] if work.batch and work.cut else [work.joint]
-    order: list[tuple[str, list[int], bool]] = [
-        ("joint", joint, False),
-        ("deferred", whole + parts, False),
-        # From here on every candidate's forward is computed twice: by checkpointing, or in a pass of its own.
-        ("joint", joint, True),
-        ("deferred", whole, True),
-        ("two-pass", sizes("two-pass"), False),
-        ("deferred", parts, True),
-        ("two-pass", sizes("two-pass"), True),
+def _as_asked(mode: Mode, work: Work, checkpointing: bool) -> list[Option]:
+    """A mode that is asked for is taken as it is asked for: checkpointing is a setting of its own."""
+    return [(mode, size, checkpointing) for size in mode.sizes(work)]
+
+
+def _fastest_first(choice: Auto, work: Work, checkpointing: bool) -> list[Option]:
+    """All that could be done, in the order of speed."""
+    forms = [True] if checkpointing else [False, True]
+    options = [
+        (mode, size, on)
+        for mode in members(choice)
+        if _sensible(mode, work)
+        for on in forms
+        if not on or work.checkpointed is not None
+        for size in mode.sizes(work)
+        # A part of a group needs scratches as large as the trained weights: never worth it where those are the network.
+        if work.cheap_scratch or not mode.scratches(work.k, size)
     ]
-    for name, few, gc in order:
-        if (gc and work.checkpointed is None) or (checkpointing and not gc) or (name != "joint" and not work.cut):
-            continue
-        yield from ((name, size, gc) for size in few)
+    # Stable: the table's order and that of the sizes decide between equals.
+    return sorted(options, key=lambda option: _cost(*option, work))
+
+
+def _sensible(mode: Mode, work: Work) -> bool:
+    """Whether the batch may be cut, or where it may, whether the mode does no work twice that others do once."""
+    return work.cut if mode.cuts else not (work.cut and mode.repeats(work))
+
+
+def _cost(mode: Mode, size: int, on: bool, work: Work) -> tuple[int, bool]:
+    return mode.extra_forwards + on, mode.scratches(work.k, size) > 0

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffpref.engine.passes import References
 from diffpref.engine.rows import Block
+from diffpref.engine.runner import References
 from diffpref.engine.stored import StoredErrors
 from diffpref.errors import predict, prediction_error
 from diffpref.files.store import TensorStore

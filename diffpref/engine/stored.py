@@ -1,21 +1,19 @@
 """The reference's errors kept for later epochs and runs, under keys of all that they depend on."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from diffpref.backbones import Family
 from diffpref.backbones.prompts import split
 from diffpref.files import atomic
 from diffpref.files.identity import content_key
 from diffpref.files.store import TensorStore
+from diffpref.path import GaussianPath
 from diffpref.probes import AnyBatch
-from diffpref.training.config import TrainConfig
-from diffpref.training.models import Models
-from diffpref.training.settings import to_mapping
 
 HOW = "how.json"
 """The file that says how the errors beside it were computed."""
@@ -49,50 +47,33 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.contiguous().view(torch.uint8 if tensor.ndim else tensor.dtype).numpy().tobytes()
 
 
-def what_is_compared(config: TrainConfig, family: Family) -> dict[str, object]:
-    """What the reference's errors are of, beside the group and its draws: other values are other errors."""
-    base = asdict(family.checkpoint)
-    weights = base.pop("network_weights")
-    return {
-        "base": base,
-        "network_weights": str(weights),
-        "probe": dict(config.probe.identity()),
-        "path": path_identity(family),
-    }
-
-
-def how_it_is_computed(config: TrainConfig, models: Models, device: torch.device) -> dict[str, object]:
-    """What must be as it was for kept errors to stand for the reference's: its weights, and all that rounds them."""
-    flat, processors = to_mapping(config), getattr(models.network, "attn_processors", {}).values()
-    attention = sorted({f"{type(p).__name__} {getattr(p, 'backend', '')}".strip() for p in processors})
-    return {
-        "weights": models.base_hash,
-        "adapter": flat["adapter"],
-        "reference_memory": flat.get("reference_memory", "resident"),
-        "mixed_precision": config.run.mixed_precision,
-        "allow_tf32": config.run.allow_tf32,
-        "attention": ", ".join(attention),
-        "device": device.type,
-    }
-
-
-def path_identity(family: Family) -> str:
+def path_identity(path: GaussianPath, weight: Callable[[Tensor], Tensor]) -> str:
     """A name for the path and the weight of its errors: equal where both are equal at all noise levels."""
-    path = family.path
     t = path.at_share(torch.linspace(0.001, 0.998, 500))
-    values = [path.alpha(t), path.sigma(t), path.a(t), path.b(t), family.loss_weight(t)]
+    values = [path.alpha(t), path.sigma(t), path.a(t), path.b(t), weight(t)]
     return content_key(*(value.double().cpu().numpy().tobytes() for value in values))
 
 
-def open_store(config: TrainConfig, family: Family, models: Models, accelerator: Accelerator) -> StoredErrors:
+def attention_of(network: torch.nn.Module) -> str:
+    """The attention processors of a network, for people."""
+    processors = getattr(network, "attn_processors", {}).values()
+    return ", ".join(sorted({f"{type(p).__name__} {getattr(p, 'backend', '')}".strip() for p in processors}))
+
+
+def open_store(root: Path, what: Mapping[str, object], how: Mapping[str, object], *, main: bool) -> StoredErrors:
     """The errors that runs with this cache have kept of this reference.
+
+    Args:
+        root: folder of all stores.
+        what: is compared, beside the group and its draws: other values are other errors, in another folder.
+        how: it is computed: what must be as it was for kept errors to stand for the reference's to the last digits.
+        main: this process writes.
 
     Raises:
         ValueError: they were computed in another way, such as another precision; names it and the remedy.
     """
-    what = json.dumps(what_is_compared(config, family), sort_keys=True)
-    how = how_it_is_computed(config, models, accelerator.device)
-    folder = (config.data.cache_dir or config.run.output_dir / "cache") / "reference" / content_key(what)
+    compared = json.dumps(what, sort_keys=True)
+    folder = root / content_key(compared)
     note = folder / HOW
     if note.is_file():
         then = json.loads(note.read_text())
@@ -104,7 +85,7 @@ def open_store(config: TrainConfig, family: Family, models: Models, accelerator:
                 "they would not be this run's to the last digits: use the same settings, another cache_dir, or delete "
                 "that folder."
             )
-    elif accelerator.is_main_process:
+    elif main:
         folder.mkdir(parents=True, exist_ok=True)
         atomic.write_json(note, how)
-    return StoredErrors(TensorStore(folder), content_key(what, json.dumps(how, sort_keys=True)))
+    return StoredErrors(TensorStore(folder), content_key(compared, json.dumps(how, sort_keys=True)))

@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Lt
 
 from diffpref.backbones import Times
 from diffpref.backbones.adapters import ADAPTERS, Adapter, LoRA
+from diffpref.engine.modes import LOSS_MODES, Auto, Mode
 from diffpref.objectives import DPO, OBJECTIVES
 from diffpref.probes import PROBES, Forward, ProbeChoice
 from diffpref.settings.axis import Axis
@@ -156,20 +157,14 @@ class Run:
 
 @dataclass(frozen=True)
 class LossEngine:
-    """How a step's gradient is computed: every mode is exact, they differ in memory and speed."""
+    """What a step's gradient may take, and where the reference's errors come from."""
 
-    loss_mode: Literal["auto", "joint", "deferred", "two-pass"] = "auto"
-    """joint: a batch in one graph. deferred: micro-batches, each once, scaled when its weight in the loss is known.
-    two-pass: the losses first, without a graph, then micro-batches, where their weight is not 0. auto: the fastest that
-    fits; it turns gradient checkpointing on where nothing else does."""
-    micro_batch: int = 0
-    """deferred, two-pass: pictures in one graph; 0 takes the most that fit."""
-    memory_budget_gib: float = 0.0
+    memory_budget_gib: Annotated[float, Ge(0)] = 0.0
     """GiB that a step may use beside weights, gradients and optimizer; 0 takes what is free."""
-    reference_batch: int = 0
+    reference_batch: Annotated[int, Ge(0)] = 0
     """Pictures of one forward pass of the reference. 0 takes the policy's, with which an untrained policy equals the
     reference to the last bit; 8 or 16 fill a GPU better, at a rounding of their own."""
-    stored_reference: int = 0
+    stored_reference: Annotated[int, Ge(0)] = 0
     """Keep the reference's errors of this many draws of t and noise for each group, and use the draws in turn; an epoch
     after these runs the reference no more, nor does another run with the same cache_dir. 0 draws anew at every step."""
 
@@ -201,6 +196,7 @@ class TrainConfig:
     optimizer: Annotated[Optimizer, Axis("optimizer", OPTIMIZERS)] = field(default_factory=AdamW)
     optimization: Optimization = field(default_factory=Optimization)
     run: Run = field(default_factory=Run)
+    mode: Annotated[Mode | Auto, Axis("loss_mode", LOSS_MODES)] = field(default_factory=Auto)
     engine: LossEngine = field(default_factory=LossEngine)
     validation: Validation = field(default_factory=Validation)
 

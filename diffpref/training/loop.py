@@ -7,7 +7,6 @@ gradient, and the figures that tell whether the run is healthy.
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,8 @@ from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
 from diffpref.backbones.adapters import trainable
-from diffpref.engine import build
 from diffpref.engine.checks import check_engine
 from diffpref.engine.plan import PLAN, read_plan
-from diffpref.engine.stored import open_store
 from diffpref.probes import AnyBatch
 from diffpref.run.checkpoint import State, check_identity, load_checkpoint, save_checkpoint
 from diffpref.run.environment import peak_memory_gib
@@ -27,6 +24,7 @@ from diffpref.run.log import MetricsLog
 from diffpref.sources.dataset import Rows, Source, candidates_of, read_rows
 from diffpref.training import prepare
 from diffpref.training.config import TrainConfig
+from diffpref.training.engine import engine_of, plan_of, stored_errors
 from diffpref.training.health import CollapseAlarm, pair_table, saturation, summarize
 from diffpref.training.models import accelerator_of, build_models, computing_of, open_base
 from diffpref.training.output import save_output
@@ -54,7 +52,7 @@ def train(
         ValueError: settings, data or a checkpoint that cannot work; before the first step, naming what and the remedy.
     """
     trackers = prepare.check_settings(config)
-    check_engine(config)
+    check_engine(config.mode, config.probe, config.adapter, stored_reference=config.engine.stored_reference)
     run, settings = config.run, config.optimization
     resume = prepare.check_output(config)
     family = open_base(config)
@@ -104,9 +102,9 @@ def train(
 
     example = next(stream_of(0, 1)).to(accelerator.device)
     kept = read_plan(resume) if resume is not None else None
-    plan = build.make_plan(config, family, accelerator, models, example, encoded.empty, kept=kept)
+    plan = plan_of(config, family, accelerator, models, example, encoded.empty, kept=kept)
     say_once(plan.line())
-    stored = open_store(config, family, models, accelerator) if config.engine.stored_reference else None
+    stored = stored_errors(config, family, models, accelerator)
     # Only now, when nothing can be refused any more: a run that did not start leaves the output directory as it was.
     if main:
         if resume is None:
@@ -133,7 +131,7 @@ def train(
         flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in to_mapping(config).items()}
         accelerator.init_trackers(run.tracker_name, config=flat)
     log = MetricsLog(run.output_dir / "metrics.jsonl", first) if main else None
-    engine = build.build_engine(
+    engine = engine_of(
         config,
         family,
         accelerator,
@@ -191,7 +189,7 @@ def train(
             accelerator.log(metrics, step=done)
             bar.set_postfix({short: f"{metrics[name]:.3f}" for short, name in POSTFIX.items()}, refresh=False)
             if log is not None:
-                log.write(done, metrics, trouble, loss_mode=plan.mode)
+                log.write(done, metrics, trouble, loss_mode=plan.name)
             if trouble:
                 bar.write(f"step {done}: {trouble}")
             if not metrics["loss"] < float("inf"):
@@ -205,7 +203,7 @@ def train(
             left: Any = accelerator.gather(torch.cat(tables)) if tables else torch.empty(0)
             if main:
                 pending = {"tables": left.cpu(), "ratios": dict(alarm.ratios)}
-                kind = {**identity, PLAN: asdict(plan)}
+                kind = {**identity, PLAN: plan.mapping()}
                 save_checkpoint(run.output_dir, done, state, pending, kind, run.checkpoints_total_limit)
         if done % config.validation.validation_steps == 0 or done == settings.max_train_steps:
             paused = time.monotonic()

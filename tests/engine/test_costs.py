@@ -5,11 +5,11 @@ import torch
 
 from diffpref.engine.independence import check_independent
 from diffpref.engine.memory import saved_bytes
-from diffpref.engine.passes import deferred, two_pass
+from diffpref.engine.modes import Deferred, Joint, TwoPass
 from diffpref.engine.rows import Block
 from diffpref.objectives import DPO, RankDPO
 from tests.engine.test_modes import autograd, relative
-from tests.engine.world import World, joint, part, references, world
+from tests.engine.world import World, joint, outcome, part, references, world
 
 
 def test_deferred_holds_one_micro_batch() -> None:
@@ -22,10 +22,10 @@ def test_deferred_holds_one_micro_batch() -> None:
         errors = w.policy(parts[0].probe.x_t[0, :1], parts[0].probe.t, parts[0].probe.cond)
         one = held()
     del errors
-    peak = peak_held(w, lambda: deferred(runner, block, known, micro_batch=1, share=1.0, separable=True))
+    peak = peak_held(w, lambda: outcome(Deferred(), runner, block, known))
     # The error itself holds its prediction and target beside what the network does.
     assert one <= peak < 1.1 * one
-    assert peak_held(w, lambda: two_pass(runner, block, known, micro_batch=1, first_batch=4, share=1.0)) < 1.1 * one
+    assert peak_held(w, lambda: outcome(TwoPass(), runner, block, known, reference_batch=4)) < 1.1 * one
     assert peak_held(w, lambda: joint(w, RankDPO(beta=30.0), block, known)) > 3.9 * one
 
 
@@ -61,14 +61,12 @@ def test_a_gradient_scaler_finds_what_overflows() -> None:
     block = Block(parts)
     known = references(w, block)
     expected = w.gradient(lambda: autograd(w, objective, parts))
-    scaled = w.runner(objective, scale=lambda value: value * 1024, unit=8.0)
-    for mode in (
-        lambda: deferred(scaled, block, known, micro_batch=1, share=1.0, separable=True),
-        lambda: two_pass(scaled, block, known, micro_batch=1, first_batch=2, share=1.0),
-    ):
-        assert relative(w.gradient(mode) / 1024, expected) < 1e-12
-    overflowing = w.runner(objective, scale=lambda value: value * float("inf"))
-    found = w.gradient(lambda: deferred(overflowing, block, known, micro_batch=1, share=1.0, separable=True))
+    scaled = w.runner(objective, backward=lambda loss: (loss * 1024).backward(), unit=8.0)
+    for mode in (Joint(), Deferred(), TwoPass()):
+        found = w.gradient(lambda mode=mode: outcome(mode, scaled, block, known))
+        assert relative(found / 1024, expected) < 1e-12
+    overflowing = w.runner(objective, backward=lambda loss: (loss * float("inf")).backward())
+    found = w.gradient(lambda: outcome(Deferred(), overflowing, block, known))
     assert not found.isfinite().all()
 
 
@@ -88,18 +86,18 @@ def test_two_passes_draw_the_same_masks(checkpointing: bool) -> None:
         return w.gradient(work)
 
     expected = from_one_state(lambda: joint(w, objective, block, known))
-    options = {"micro_batch": 4, "first_batch": 4, "share": 1.0}
+    options = {"micro_batch": 4, "reference_batch": 4}
     after: list[torch.Tensor] = []
 
     def replaying() -> None:
-        two_pass(runner, block, known, replay=True, **options)
+        outcome(TwoPass(), runner, block, known, masks=True, **options)
         after.append(torch.rand(1))
 
     assert relative(from_one_state(replaying), expected) < 1e-12
     torch.manual_seed(5)
     joint(w, objective, block, known)
     assert torch.equal(after[0], torch.rand(1)), "the generator goes on as after one pass"
-    other = from_one_state(lambda: two_pass(runner, block, known, replay=False, **options))
+    other = from_one_state(lambda: outcome(TwoPass(), runner, block, known, masks=False, **options))
     assert relative(other, expected) > 1e-3
 
 

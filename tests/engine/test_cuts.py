@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from diffpref.engine.head import coefficients, separable
-from diffpref.engine.passes import deferred, two_pass
+from diffpref.engine.modes import Deferred, TwoPass
 from diffpref.engine.rows import Block, Part
 from diffpref.objectives import D3PO, DPO, RankDPO
 from diffpref.types import Errors, Objective
 from tests.engine.test_modes import autograd, relative
-from tests.engine.world import CASES, World, joint, part, references, world
+from tests.engine.world import CASES, World, joint, outcome, part, references, world
 
 CLIPPED = D3PO(beta=0.1, clip=0.1, clip_style="clamp")
 
@@ -26,9 +26,7 @@ def test_zero_coefficients_are_skipped_and_counted() -> None:
     expected = w.gradient(lambda: autograd(w, CLIPPED, parts))
     outcomes, forwards = [], []
     count_rows(w, forwards)
-    found = w.gradient(
-        lambda: outcomes.append(two_pass(runner, block, known, micro_batch=1, first_batch=12, share=0.5))
-    )
+    found = w.gradient(lambda: outcomes.append(outcome(TwoPass(), runner, block, known, reference_batch=12)))
     assert relative(found, expected) < 1e-12
     zero = []
     for one, errors in zip(parts, outcomes[0].errors, strict=True):
@@ -50,7 +48,7 @@ def test_gradients_are_zero_and_not_missing_where_everything_is_skipped() -> Non
     parts = [part(w, 2, 2, 0, scores=torch.ones(2, 2))]
     block, runner = Block(parts), w.runner(DPO(beta=30.0))
     known, outcomes = references(w, block), []
-    found = w.gradient(lambda: outcomes.append(two_pass(runner, block, known, micro_batch=1, first_batch=4, share=1.0)))
+    found = w.gradient(lambda: outcomes.append(outcome(TwoPass(), runner, block, known, reference_batch=4)))
     assert len(found) == sum(p.numel() for p in w.parameters) and not found.any()
     assert outcomes[0].skipped[0].tolist() == [0.5, 1.0]
 
@@ -72,11 +70,11 @@ def test_groups_that_depend_on_each_other_stay_together(micro: int) -> None:
     known = references(w, block)
     expected = w.gradient(lambda: autograd(w, objective, parts))
     for mode in (
-        lambda: deferred(runner, block, known, micro_batch=micro, share=0.5, separable=False),
-        lambda: two_pass(runner, block, known, micro_batch=micro, first_batch=8, share=0.5),
+        lambda: outcome(Deferred(), runner, block, known, micro_batch=micro, separable=False),
+        lambda: outcome(TwoPass(), runner, block, known, micro_batch=micro),
     ):
         assert relative(w.gradient(mode), expected) < 1e-12
-    wrong = w.gradient(lambda: deferred(runner, block, known, micro_batch=2, share=0.5, separable=True))
+    wrong = w.gradient(lambda: outcome(Deferred(), runner, block, known, micro_batch=2))
     assert not relative(wrong, expected) < 1e-3
 
 
@@ -139,9 +137,9 @@ def test_a_picture_in_several_pairs_runs_once() -> None:
     known, forwards = references(w, block), []
     count_rows(w, forwards)
     for mode, runs in (
-        (lambda: deferred(runner, block, known, micro_batch=1, share=1 / 6, separable=True), [1] * 4),
-        (lambda: deferred(runner, block, known, micro_batch=4, share=1 / 6, separable=True), [4]),
-        (lambda: two_pass(runner, block, known, micro_batch=2, first_batch=8, share=1 / 6), [4, 2, 2]),
+        (lambda: outcome(Deferred(), runner, block, known), [1] * 4),
+        (lambda: outcome(Deferred(), runner, block, known, micro_batch=4), [4]),
+        (lambda: outcome(TwoPass(), runner, block, known, micro_batch=2), [4, 2, 2]),
     ):
         forwards.clear()
         assert relative(w.gradient(mode), expected) < 1e-12

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from diffpref.engine.passes import Outcome, deferred, two_pass
+from diffpref.engine.modes import Deferred, Joint, TwoPass
 from diffpref.engine.rows import Block, Part
+from diffpref.engine.scalars import Outcome
 from diffpref.errors import compare
-from tests.engine.world import CASES, SIZED, World, joint, references, world
+from tests.engine.world import CASES, SIZED, World, outcome, references, world
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 """Relative, of the whole gradient: sums in another order."""
@@ -37,11 +38,11 @@ def check_modes(w: World, name: str, k: int) -> None:
     block = Block(parts)
     known, runner, outcomes = references(w, block), w.runner(case.objective), []
     expected = w.gradient(lambda: autograd(w, case.objective, parts))
-    modes = [lambda: joint(w, case.objective, block, known)]
+    modes = [lambda: outcome(Joint(), runner, block, known)]
     # One candidate, a part of a group, and two groups in one graph.
     for micro in (1, k - 1) if k > 2 else (1, 4):
-        modes.append(lambda m=micro: deferred(runner, block, known, micro_batch=m, share=0.5, separable=True))
-    modes.append(lambda: two_pass(runner, block, known, micro_batch=3, first_batch=5, share=0.5))
+        modes.append(lambda m=micro: outcome(Deferred(), runner, block, known, micro_batch=m))
+    modes.append(lambda: outcome(TwoPass(), runner, block, known, micro_batch=3, reference_batch=5))
     for mode in modes:
         found = w.gradient(lambda mode=mode: outcomes.append(mode()))
         assert relative(found, expected) < TOLERANCE[w.dtype]

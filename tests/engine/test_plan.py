@@ -9,10 +9,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from diffpref.engine.build import sizes
 from diffpref.engine.memory import GIB, candidate_bytes
-from diffpref.engine.plan import TRANSIENT, Plan, Work, choose, need
+from diffpref.engine.modes import LOSS_MODES, Auto, Deferred, Joint, TwoPass, Work
+from diffpref.engine.modes.base import TRANSIENT
+from diffpref.engine.plan import Plan, choose
 from diffpref.errors import model_error
+from diffpref.training.engine import sizes_of
 from diffpref.training.loop import train
 from diffpref.training.settings import from_mapping
 from diffpref.types import Probe
@@ -20,15 +22,22 @@ from tests.engine.world import part, world
 from tests.small_sdxl import read_metrics
 
 # SDXL at 1024 pixels, LoRA of rank 64, four pairs (DESIGN's figures): 5.4 GiB a candidate, a tenth with checkpointing.
-SDXL = Work(int(5.4 * GIB), int(0.5 * GIB), int(0.35 * GIB), groups=4, k=2, lora=True)
-FULL = replace(SDXL, candidate=int(6.4 * GIB), gradient=int(9.6 * GIB), lora=False)
+SDXL = Work(
+    candidate=int(5.4 * GIB),
+    checkpointed=int(0.5 * GIB),
+    gradient=int(0.35 * GIB),
+    groups=4,
+    k=2,
+    cheap_scratch=True,
+)
+FULL = replace(SDXL, candidate=int(6.4 * GIB), gradient=int(9.6 * GIB), cheap_scratch=False)
 LIST = replace(SDXL, groups=1, k=8)
 
 
 def auto(work: Work, gib: float, **options: Any) -> tuple[str, int, bool]:
-    settings = {"mode": "auto", "micro_batch": 0, "checkpointing": False, **options}
-    plan = choose(work, budget=int(gib * GIB), **settings)
-    return plan.mode, plan.micro_batch, plan.checkpointing
+    choice = LOSS_MODES[options.pop("mode", "auto")](micro_batch=options.pop("micro_batch", 0))
+    plan = choose(choice, work, **{"checkpointing": False, "budget": int(gib * GIB), **options})
+    return plan.name, plan.micro_batch, plan.checkpointing
 
 
 @pytest.mark.parametrize(
@@ -49,7 +58,7 @@ def auto(work: Work, gib: float, **options: Any) -> tuple[str, int, bool]:
         (replace(LIST, k=16), 7, ("two-pass", 1, False)),
         (replace(LIST, k=16), 6.9, ("two-pass", 1, False)),
         (replace(LIST, k=16), 6, ("deferred", 1, True)),
-        (replace(LIST, k=16, lora=False), 6, ("two-pass", 10, True)),
+        (replace(LIST, k=16, cheap_scratch=False), 6, ("two-pass", 10, True)),
         (FULL, 20, ("deferred", 2, False)),
         # A scratch of all weights is never worth it.
         (FULL, 10, ("joint", 8, True)),
@@ -72,20 +81,20 @@ def test_settings_are_kept() -> None:
 
 
 def test_nothing_fits() -> None:
-    plan = choose(SDXL, mode="auto", micro_batch=0, checkpointing=False, budget=GIB // 4)
+    plan = choose(Auto(), SDXL, checkpointing=False, budget=GIB // 4)
     assert not plan.fits and plan.checkpointing and "may not fit" in plan.line()
     with pytest.raises(ValueError, match=r"loss_mode joint needs about 49\.\d+ GiB for 8 .* 40\.00 GiB are there: set"):
-        choose(SDXL, mode="joint", micro_batch=0, checkpointing=False, budget=40 * GIB)
+        choose(Joint(), SDXL, checkpointing=False, budget=40 * GIB)
     with pytest.raises(ValueError, match=r"loss_mode deferred needs .* or micro_batch: 1"):
-        choose(SDXL, mode="deferred", micro_batch=2, checkpointing=False, budget=7 * GIB)
+        choose(Deferred(2), SDXL, checkpointing=False, budget=7 * GIB)
 
 
 def test_the_need_of_each_mode() -> None:
     one = int(TRANSIENT * SDXL.candidate)
-    assert need(LIST, "joint", 8, checkpointing=False) == 8 * one
-    assert need(LIST, "two-pass", 1, checkpointing=False) == one
-    assert need(LIST, "deferred", 1, checkpointing=False) == one + 7 * SDXL.gradient
-    assert need(SDXL, "deferred", 4, checkpointing=False) == 4 * one
+    assert Joint().need(LIST, 8, checkpointing=False) == 8 * one
+    assert TwoPass().need(LIST, 1, checkpointing=False) == one
+    assert Deferred().need(LIST, 1, checkpointing=False) == one + 7 * SDXL.gradient
+    assert Deferred().need(SDXL, 4, checkpointing=False) == 4 * one
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -133,7 +142,10 @@ def test_a_run_says_its_mode_and_auto_follows_the_budget(settings: Callable[...,
     ("changes", "message"),
     [
         ({"loss_mode": "joint", "memory_budget_gib": 1e-4}, "loss_mode joint needs about 0.0"),
-        ({"loss_mode": "joint", "micro_batch": 2}, "micro_batch is for loss_mode deferred and two-pass, got 2"),
+        (
+            {"loss_mode": "joint", "micro_batch": 2},
+            "micro_batch belongs to loss_mode: auto or deferred or two-pass, and this",
+        ),
         ({"micro_batch": -1}, "micro_batch must be 0 or above, got -1"),
         ({"reference_memory": "streamed"}, "reference_memory belongs to adapter: full, and this is adapter: lora"),
         ({"stored_reference": -1}, "stored_reference must be 0 or above"),
@@ -168,7 +180,8 @@ def test_a_resumed_run_keeps_its_mode(settings: Callable[..., Any], tmp_path: Pa
         AcceleratorState._reset_state(reset_partial_state=True)
         done = train(settings(**shared, **changes), say=lambda line: None)
     assert [line["loss_mode"] for line in read_metrics(done)] == ["deferred", "deferred"]
-    assert Plan("joint", 4, False, 1, 2, True).line().startswith("loss_mode joint: a batch")
+    plan = Plan(mode=Joint(), micro_batch=4, checkpointing=False, need=1, budget=2, fits=True)
+    assert plan.line().startswith("loss_mode joint: a batch")
 
 
 @pytest.mark.parametrize(
@@ -186,6 +199,6 @@ def test_the_pairs_of_a_prompts_chains_are_one_set(
 ) -> None:
     changes = {"chains_per_prompt": chains, "gradient_accumulation_steps": accumulation}
     config = from_mapping({"objective": "d3po", "probe": "transition", **changes}, "the test")
-    assert sizes(config, batch, 2) == expected
+    assert sizes_of(config, batch, 2) == expected
     pairs = from_mapping({"gradient_accumulation_steps": accumulation}, "the test")
-    assert sizes(pairs, batch, 2) == (batch, 2, 0)
+    assert sizes_of(pairs, batch, 2) == (batch, 2, 0)

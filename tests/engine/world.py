@@ -11,9 +11,11 @@ from diffpref.backbones.adapters.lora import attach_lora
 from diffpref.backbones.adapters.reference import AdapterOff
 from diffpref.backbones.sd3 import SD3, SD3Network
 from diffpref.backbones.sdxl import SDXL, SDXLNetwork
-from diffpref.engine.passes import Outcome, References, Runner, joint_loss
+from diffpref.engine.modes import Cut, Joint, Mode
 from diffpref.engine.reference import ReferencePass
 from diffpref.engine.rows import Block, Part
+from diffpref.engine.runner import References, Runner
+from diffpref.engine.scalars import Outcome
 from diffpref.objectives import D3PO, DDO, DPO, RankDPO, SmPO
 from diffpref.path import rectified_flow, variance_preserving
 from diffpref.probe import forward_probe, transition_probe
@@ -40,7 +42,7 @@ class World:
         return trainable(self.network)
 
     def runner(self, objective: Objective, **options: object) -> Runner:
-        return Runner(self.policy, self.parameters, objective, **options)  # type: ignore[arg-type]
+        return Runner(model=self.policy, parameters=self.parameters, objective=objective, **options)  # type: ignore[arg-type]
 
     def gradient(self, work: Callable[[], object]) -> torch.Tensor:
         """All gradients after the work, in one row."""
@@ -132,15 +134,17 @@ CASES = {
 SIZED = [(name, k) for name, case in CASES.items() for k in case.sizes]
 
 
+def outcome(
+    mode: Mode, runner: Runner, block: Block, references: References, *, micro_batch: int = 1, **cut: object
+) -> Outcome:
+    """What a mode makes of a window that is one block."""
+    how = Cut(micro_batch=micro_batch, **cut)  # type: ignore[arg-type]
+    return mode.gradient(runner, block, references, how, accumulation=len(block.parts), last=True)
+
+
 def joint(w: World, objective: Objective, block: Block, references: References) -> Outcome:
-    """One graph for each part, with autograd alone: what the other modes are measured against."""
-    outcome = Outcome([], [], [])
-    for number in range(len(block.parts)):
-        errors, loss = joint_loss(w.policy, objective, block, number, references)
-        (loss.mean() / len(block.parts)).backward()
-        outcome.errors.append(errors)
-        outcome.losses.append(loss)
-    return outcome
+    """One graph for each part."""
+    return outcome(Joint(), w.runner(objective), block, references)
 
 
 def references(w: World, block: Block) -> References:
