@@ -9,7 +9,7 @@ turns, so that what else the machine does meets all.
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,13 @@ from diffpref.data.encode import to_square
 from diffpref.data.rows import Preferences
 from diffpref.demo.embedded import embedded
 from diffpref.probe import forward_probe
-from diffpref.probes import AnyBatch
 from diffpref.run.randomness import index_at
-from diffpref.sources.dataset import Rows, read_rows
+from diffpref.sources.dataset import Dataset, encode_rows
 from diffpref.training.config import TrainConfig
-from diffpref.training.engine import engine_of, plan_of, stored_errors
-from diffpref.training.models import accelerator_of, build_models, computing_of, open_base
+from diffpref.training.loop import basis_of, prepared
+from diffpref.training.models import accelerator_of
+from diffpref.training.rounds import Round
 from diffpref.training.settings import from_mapping, from_yaml
-from diffpref.training.stream import Drawing, batches
 
 PAIRS, ROWS = 4, 16
 EPOCH = ROWS // PAIRS
@@ -44,7 +43,7 @@ def race(repeats: int) -> tuple[list[dict[str, Any]], str]:
     """Seconds a step of each, and how many times faster ours are, with the spread over `repeats` turns."""
     with tempfile.TemporaryDirectory() as folder:
         config = settings(Path(folder), stored=0)
-        rows = read_rows(config)
+        rows = Dataset().read(config.data, config.objective)
         runs = {
             SCRIPT: their_turn(config, rows),
             "ours": our_turn(config, rows),
@@ -97,42 +96,22 @@ def settings(folder: Path, *, stored: int) -> TrainConfig:
 
 def our_turn(config: TrainConfig, rows: Preferences) -> Turn:
     """A step of the training loop, from the cached batch to the optimizer."""
-    family, accelerator = open_base(config), accelerator_of(config.run, config.adapter)
-    encoded = Rows(rows).encode(config, family, accelerator, lambda line: None)
-    models = build_models(
-        family,
-        config.adapter,
-        accelerator,
-        computing=computing_of(config.run),
-        seed=config.run.seed,
+    basis = basis_of(config, lambda line: None)
+    accelerator = accelerator_of(config.run, config.adapter)
+    asked = Round(basis=basis, summary="", encode=lambda where, say: encode_rows(rows, basis, where, say))
+    ready = prepared(config, asked, accelerator, basis.say)
+    example = next(ready.feed(0, 1))
+    plan = ready.works.plan(config.mode, config.optimizer, example, None)
+    engine = ready.works.engine(
+        plan, config.objective, scores=example.candidates.scores, run=config.run, identity="", stored=ready.stored
     )
-    repeats, empty = config.engine.stored_reference, config.data.proportion_empty_prompts
-    drawing = Drawing(family, config.run.seed, empty=empty, repeats=repeats)
-
-    def stream() -> Iterator[AnyBatch]:
-        return batches(encoded.data, drawing, size=PAIRS, first_step=0, steps=2**31, accumulation=1, share=(0, 1))
-
-    example = next(stream())
-    plan = plan_of(config, family, accelerator, models, example, encoded.empty, kept=None)
-    engine = engine_of(
-        config,
-        family,
-        accelerator,
-        models,
-        plan,
-        empty=encoded.empty,
-        identity="",
-        streamed=None,
-        stored=stored_errors(config, family, models, accelerator),
-        scores=example.candidates.scores,
-    )
-    ours = stream()
-    return _then_update(models.network, config, lambda: engine.step(ours, 1))
+    ours = ready.feed(0, 2**31)
+    return _then_update(ready.works.models.network, config, lambda: engine.step(ours, 1))
 
 
 def their_turn(config: TrainConfig, rows: Preferences) -> Turn:
     """A step as the script has it, from the encoded picture files to the optimizer."""
-    family = open_base(config)
+    family = basis_of(config, lambda line: None).family
     encoder, network = family.load_encoder(torch.device("cpu")), family.load_network(torch.float32).train()
     assert isinstance(config.adapter, LoRA)
     attach_stock_lora(network, config.adapter.rank, family.lora_targets)

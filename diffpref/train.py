@@ -11,9 +11,9 @@ def main(arguments: list[str]) -> int:
     from diffpref.run.quiet import quiet_libraries
 
     quiet_libraries()
-    from diffpref.sources import run
+    from diffpref.training.loop import train
 
-    folder = run(config)
+    folder = train(config)
     from accelerate import PartialState
 
     PartialState().destroy_process_group()

@@ -125,17 +125,17 @@ def one(backbone: str, method: str, seed: int, folder: Path, split: str, count: 
     """Train and judge one run; writes result.json when all is done."""
     from diffpref.files import atomic
     from diffpref.run.quiet import quiet_libraries
-    from diffpref.sources import run
+    from diffpref.training.loop import train
 
     quiet_libraries()
     folder.mkdir(parents=True, exist_ok=True)
     config = settings(backbone, method, seed, folder)
     start = time.monotonic()
-    tuned = run(config, say=lambda line: None)
+    tuned = train(config, say=lambda line: None)
     seconds = time.monotonic() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     metrics = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
-    steps = config.optimization.max_train_steps * (config.rounds.rounds if method == "d3po" else 1)
+    steps = config.optimization.max_train_steps * (config.source.rounds if method == "d3po" else 1)
     figures = judge(config, tuned, folder, split, count)
     chosen = statistics.mean(line["error/chosen/ratio"] for line in metrics[-3:])
     result = Result(**figures, chosen_error=chosen, steps=steps, seconds=seconds, memory_gib=memory)

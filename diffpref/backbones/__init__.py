@@ -4,6 +4,7 @@
 holds its checkpoint and its own times; nothing that it answers needs either of them again.
 """
 
+import dataclasses
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -198,3 +199,15 @@ def open_backbone(checkpoint: Checkpoint, times: Times, *, resolution: int) -> F
     # Read now, so that a scheduler of another path is refused before anything long.
     assert family.path is not None
     return family
+
+
+def with_weights(family: Family, folder: Path | None) -> Family:
+    """The family whose network starts from a run's output folder; None for the checkpoint's own weights.
+
+    Raises:
+        ValueError: the folder has no weights of this network.
+    """
+    checkpoint = dataclasses.replace(family.checkpoint, network_weights=folder)
+    checkpoint.weights_of(family.component)
+    assert dataclasses.is_dataclass(family) and not isinstance(family, type), "a family is a frozen dataclass"
+    return dataclasses.replace(family, checkpoint=checkpoint)

@@ -10,14 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from diffpref.backbones import Encoder
-from diffpref.backbones.prompts import collate, split
+from diffpref.backbones.prompts import split
 from diffpref.data.decode import ImageSource, decode
 from diffpref.data.rows import Preferences
 from diffpref.files.disk import require_space
 from diffpref.files.identity import content_key
 from diffpref.files.store import TensorStore
 from diffpref.run.precision import DTYPES
-from diffpref.types import Candidates, Cond
 
 
 @dataclass(frozen=True)
@@ -53,23 +52,18 @@ class EncodedPreferences:
 
     groups: Sequence[Group]
     store: TensorStore
-    empty: Cond
     fingerprint: str
     """Names the data: equal for equal rows, images, encoder and framing."""
 
     def __len__(self) -> int:
         return len(self.groups)
 
-    def candidates(self, indices: Sequence[int], mirrored: Sequence[bool], dropped: Sequence[bool]) -> Candidates:
-        """The groups at the indices, mirrored and with the empty prompt where asked, in float32."""
-        latents, scores, prompts = [], [], []
-        for index, mirror, drop in zip(indices, mirrored, dropped, strict=True):
-            group = self.groups[index]
-            keys = group.mirrored if mirror else group.pictures
-            latents.append(torch.stack([self.store.get(key)["latent"] for key in keys]))
-            scores.append(torch.tensor(group.scores))
-            prompts.append(split(self.empty)[0] if drop else self.store.get(group.prompt))
-        return Candidates(torch.stack(latents).float(), torch.stack(scores).float(), collate(prompts))
+    def group(self, index: int, *, mirrored: bool) -> tuple[Tensor, dict[str, Tensor], tuple[float, ...]]:
+        """Latents "k *chw", the prompt's tensors and the scores of a group, as they are kept."""
+        group = self.groups[index]
+        keys = group.mirrored if mirrored else group.pictures
+        latents = torch.stack([self.store.get(key)["latent"] for key in keys])
+        return latents, self.store.get(group.prompt), group.scores
 
 
 def to_square(image: Image.Image, resolution: int, offset: tuple[float, float]) -> Tensor:
@@ -95,7 +89,6 @@ def encode_preferences(
     framing: Framing,
     *,
     dtype: str,
-    empty: Cond,
     batch_size: int = 8,
     share: tuple[int, int] = (0, 1),
     report: Callable[[int, int], None] = lambda done, total: None,
@@ -156,7 +149,7 @@ def encode_preferences(
         report(done + len(batch), len(own))
     store.flush()
     digest = content_key(*(repr(group) for group in groups))
-    return EncodedPreferences(groups, store, empty, digest)
+    return EncodedPreferences(groups, store, digest)
 
 
 def _batches(items: Sequence, size: int) -> Iterator[tuple[int, Sequence]]:

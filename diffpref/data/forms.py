@@ -15,6 +15,8 @@ class Form(Protocol):
 
     compares: ClassVar[bool]
     """Whether a row whose images all have the same score teaches nothing."""
+    usual: ClassVar[int]
+    """Images of a group, where no data have been read yet."""
 
     def arrange(self, rows: Preferences, *, lists: Pairing) -> Preferences:
         """The rows as the objective takes them; `lists` says how a list becomes pairs."""
@@ -30,6 +32,7 @@ class Pairs:
     """Two images of a prompt, one better than the other."""
 
     compares: ClassVar[bool] = True
+    usual: ClassVar[int] = 2
 
     def arrange(self, rows: Preferences, *, lists: Pairing) -> Preferences:
         return as_pairs(rows, lists=lists)
@@ -43,6 +46,7 @@ class ChainPairs:
     """Two steps of sampler chains of a prompt: made while the model samples, so no data set is arranged for it."""
 
     compares: ClassVar[bool] = True
+    usual: ClassVar[int] = 2
 
     def arrange(self, rows: Preferences, *, lists: Pairing) -> Preferences:
         return rows
@@ -56,6 +60,7 @@ class Lists:
     """Three or more images of a prompt, as many for every prompt."""
 
     compares: ClassVar[bool] = True
+    usual: ClassVar[int] = 4
 
     def arrange(self, rows: Preferences, *, lists: Pairing) -> Preferences:
         return rows
@@ -84,6 +89,7 @@ class RealFake:
     """Real images, each of which is compared with a sample of the model's own."""
 
     compares: ClassVar[bool] = False
+    usual: ClassVar[int] = 2
 
     def arrange(self, rows: Preferences, *, lists: Pairing) -> Preferences:
         return rows

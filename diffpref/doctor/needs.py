@@ -4,18 +4,15 @@ from dataclasses import dataclass, replace
 
 from diffpref.counting.kept import Facts, facts
 from diffpref.counting.steps import Setup
+from diffpref.data.forms import form_of
 from diffpref.doctor.architecture import architecture_of, text_tokens
+from diffpref.engine.build import sizes
 from diffpref.engine.memory import GIB, KEPT_FREE
 from diffpref.engine.modes import MODES, Auto, Mode, Work
 from diffpref.engine.modes.base import TRANSIENT
 from diffpref.engine.plan import Plan, choose
 from diffpref.run.precision import PRECISIONS
-from diffpref.sources.dataset import candidates_of
 from diffpref.training.config import TrainConfig
-from diffpref.training.engine import sizes_of
-
-LIST = 4
-"""Pictures of a list where only the data knows; RankDPO's paper has 4."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,13 @@ def setup_of(config: TrainConfig) -> Setup:
 
 def batch_of(config: TrainConfig) -> tuple[int, int, int]:
     """As the engine's `sizes`: groups, pictures of a group, and those of a batch where its groups are cut."""
-    return sizes_of(config, config.optimization.train_batch_size, LIST if candidates_of(config) == "lists" else 2)
+    batch = config.optimization
+    return sizes(
+        batch.train_batch_size,
+        form_of(config.objective).usual,
+        chains=config.source.gives.together,
+        accumulation=batch.gradient_accumulation_steps,
+    )
 
 
 def needs_of(config: TrainConfig) -> Needs:
@@ -121,7 +124,7 @@ def needs_of(config: TrainConfig) -> Needs:
             cheap_scratch=adapter.added,
             batch=alone,
         ),
-        inversion=_inversion(config),
+        inversion=config.probe.cost(),
     )
 
 
@@ -129,10 +132,6 @@ def _mode(name: str, checkpointing: bool, found: Facts, groups: int, k: int, kep
     count = found.step(name, groups, k)
     graphs = max(count.peak_bytes - kept - 4 * found.trained, 0)
     return Way(name, checkpointing, graphs, count.flops // groups, count.launches)
-
-
-def _inversion(config: TrainConfig) -> str:
-    return config.probe.cost()
 
 
 @dataclass(frozen=True)

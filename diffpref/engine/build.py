@@ -21,7 +21,7 @@ from diffpref.engine.runner import Runner
 from diffpref.engine.step import Engine
 from diffpref.engine.stored import StoredErrors
 from diffpref.probes import Prober
-from diffpref.types import Backbone, Cond, Errors, Objective, Probe
+from diffpref.types import Backbone, Errors, Objective, Probe
 
 REPLICATED = (
     DistributedType.NO,
@@ -155,7 +155,6 @@ def build_engine(
     objective: Objective,
     scores: Tensor,
     prober: Prober,
-    cond: Callable[[Cond], Cond],
     reference_batch: int = 0,
     window: int = 0,
     inverts: bool = False,
@@ -168,7 +167,6 @@ def build_engine(
         prepared: the network as accelerate wraps it.
         policy: over the network itself; `wrapped` over the prepared one.
         scores: of a batch, on which the objective is tried.
-        cond: from a batch's prompts to what the network is conditioned on.
         reference_batch: candidates of one forward of the reference; 0 for the shapes of the policy's own forwards.
         window: batches whose reference is evaluated at once; 0 for as many as fill a forward without a graph.
         inverts: the probe runs the reference too.
@@ -197,7 +195,6 @@ def build_engine(
         runner=runner,
         reference=ReferencePass(reference, runner.autocast, loaded, stored),
         prober=prober,
-        cond=cond,
         block=window or max(plan.mode.without_graph(cut) // (b * k), 1),
         inverts=inverts,
         device=accelerator.device,

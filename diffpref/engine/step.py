@@ -1,6 +1,6 @@
 """One optimizer step's gradient from its window of batches, in the mode of the plan."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +14,7 @@ from diffpref.engine.reference import ReferencePass
 from diffpref.engine.rows import Block, Part, chunks
 from diffpref.engine.runner import Runner
 from diffpref.probes import AnyBatch, Prober
-from diffpref.types import Cond, Errors
+from diffpref.types import Errors
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,6 @@ class Engine:
     runner: Runner
     reference: ReferencePass
     prober: Prober
-    cond: Callable[[Cond], Cond]
-    """From a batch's prompts to what the network is conditioned on."""
     block: int
     """Batches whose reference is evaluated before the policy's first backward."""
     inverts: bool
@@ -77,7 +75,7 @@ class Engine:
     def _part(self, batch: AnyBatch) -> Part:
         # Its own context: weights that autocast has cast without a graph would get no gradient in the same one.
         with self.runner.autocast():
-            probe = self.prober(batch, self.cond(batch.candidates.cond))
+            probe = self.prober(batch, batch.candidates.cond)
         return Part(probe, batch.candidates.scores, batch.shared)
 
     def _forwards(self, block: Block) -> Sequence[Sequence[int]]:

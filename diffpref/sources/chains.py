@@ -1,4 +1,4 @@
-"""Pairs of sampled chains as a data set: each of its groups is one step of both chains of a pair."""
+"""Pairs of sampled chains as the groups of a run: each group is one step of both chains of a pair."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from diffpref.backbones.prompts import collate, split
 from diffpref.files.store import TensorStore
-from diffpref.types import Candidates, Cond
+from diffpref.probes import StepBatch
+from diffpref.run.randomness import generator
+from diffpref.training.stream import Draws
+from diffpref.types import Candidates
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class ChainPair:
 
 
 @dataclass(frozen=True)
-class EncodedChains:
+class ChainGroups:
     """Chains "s *chw" that lie in a store under `latents`, all at the same falling times "s".
 
     Group g is step g % (s - 1) of pair g // (s - 1). The pairs of a prompt at one step share their chains: they are a
@@ -32,7 +34,6 @@ class EncodedChains:
     pairs: Sequence[ChainPair]
     times: Float[Tensor, " s"] | Integer[Tensor, " s"]
     store: TensorStore
-    empty: Cond
     fingerprint: str
     """Names the data: equal for equal chains and labels."""
 
@@ -48,22 +49,27 @@ class EncodedChains:
         steps = len(self.times) - 1
         return [[place * steps + step for place in places] for places in by_prompt.values() for step in range(steps)]
 
+    def order(self, seed: int, epoch: int) -> Sequence[int]:
+        """The groups in the order of an epoch: bundles in a permutation of its own, each as a whole."""
+        order = torch.randperm(len(self.bundles), generator=generator(seed, "epoch", epoch)).tolist()
+        return [group for bundle in order for group in self.bundles[bundle]]
+
     def names(self, indices: Sequence[int]) -> tuple[str, ...]:
         """A name for each candidate of the groups; equal names are one chain at one step."""
         places = [divmod(index, len(self.times) - 1) for index in indices]
         return tuple(f"{chain} {step}" for pair, step in places for chain in self.pairs[pair].chains)
 
-    def steps(self, indices: Sequence[int], dropped: Sequence[bool]) -> tuple[Candidates, Tensor, Tensor, Tensor]:
-        """The groups: candidates whose x0 is the latent before the step, x_s after it "b 2 *chw", t and s " b"."""
+    def batch(self, indices: Sequence[int], draws: Draws) -> StepBatch:
+        """The steps of the groups: candidates whose x0 is the latent before the step, x_s after it "b 2 *chw"."""
         places = [divmod(index, len(self.times) - 1) for index in indices]
         before, after, scores, prompts = [], [], [], []
-        for (pair, step), drop in zip(places, dropped, strict=True):
+        for pair, step in places:
             chosen = self.pairs[pair]
             chains = torch.stack([self.store.get(key)["latents"] for key in chosen.chains]).float()
             before.append(chains[:, step])
             after.append(chains[:, step + 1])
             scores.append(torch.tensor(chosen.scores))
-            prompts.append(split(self.empty)[0] if drop else self.store.get(chosen.prompt))
+            prompts.append(self.store.get(chosen.prompt))
         at = torch.tensor([step for _, step in places])
-        candidates = Candidates(torch.stack(before), torch.stack(scores).float(), collate(prompts))
-        return candidates, torch.stack(after), self.times[at], self.times[at + 1]
+        candidates = Candidates(torch.stack(before), torch.stack(scores).float(), draws.condition(prompts))
+        return StepBatch(candidates, self.times[at], torch.stack(after), self.times[at + 1], self.names(indices))

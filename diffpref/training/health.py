@@ -3,7 +3,9 @@
 The loss alone says little: it starts at log 2 and moves by hundredths while t is drawn at random.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -71,18 +73,35 @@ def summarize(table: Tensor) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def saturation(metrics: dict[str, float]) -> str | None:
-    """What to do where DDO tells real from fake too easily, or None: a useful round stays between 0.6 and 0.75.
+class Alarm(Protocol):
+    """Says when a run goes wrong, from its metrics."""
 
-    The share of pictures, real and fake each against zero, whose log-ratio has the right sign; 0.5 at step 0."""
-    told = metrics["rewards/discrimination"]
-    if told <= DISCRIMINATED:
-        return None
-    return (
-        f"Saturated: the policy tells {told:.0%} of real and fake pictures apart, more than a round should "
-        f"({DISCRIMINATED:.0%}); from here samples get worse. End the round earlier (max_train_steps), lower "
-        "learning_rate, or look for what else tells them apart: size, compression, mirroring."
-    )
+    ratios: dict[str, float]
+    """What it remembers from summary to summary, by name; it goes into checkpoints."""
+
+    def __call__(self, metrics: Mapping[str, float]) -> str | None:
+        """The alarm's text with its remedies, or None while all is well."""
+        ...
+
+
+@dataclass
+class SaturationAlarm:
+    """Says when DDO tells real from fake too easily: a useful round stays between 0.6 and 0.75.
+
+    The share of images, real and fake each against zero, whose log-ratio has the right sign; 0.5 at step 0."""
+
+    ratios: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, metrics: Mapping[str, float]) -> str | None:
+        """The alarm's text with its remedies, or None while all is well."""
+        share = metrics["rewards/discrimination"]
+        if share <= DISCRIMINATED:
+            return None
+        return (
+            f"Saturated: the policy tells {share:.0%} of real and fake images apart, more than a round should "
+            f"({DISCRIMINATED:.0%}); from here samples get worse. End the round earlier (max_train_steps), lower "
+            "learning_rate, or look for what else tells them apart: size, compression, mirroring."
+        )
 
 
 @dataclass
@@ -94,7 +113,7 @@ class CollapseAlarm:
 
     ratios: dict[str, float] = field(default_factory=dict)
 
-    def __call__(self, metrics: dict[str, float]) -> str | None:
+    def __call__(self, metrics: Mapping[str, float]) -> str | None:
         """The alarm's text with its remedies, or None while all is well."""
         for side in ("chosen", "rejected"):
             now = metrics[f"error/{side}/ratio"]

@@ -1,221 +1,240 @@
-"""The one training loop: settings in, a trained adapter or network in the output directory.
+"""The one training: settings in, a trained adapter or network in the output directory.
 
-Read `train` from top to bottom: prepare, then for every step the probe, both models' errors, the objective's loss, its
-gradient, and the figures that tell whether the run is healthy.
+Read `train` and `fit` from top to bottom: the source asks for rounds; a round is encoded, its models are built, its
+plan is made, and then the loop of `steps.py` runs.
 """
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers.training_utils import EMAModel
-from tqdm.auto import tqdm
+from accelerate import Accelerator
 
-from diffpref.backbones.adapters import trainable
+from diffpref.data.forms import form_of
 from diffpref.engine.checks import check_engine
-from diffpref.engine.plan import PLAN, read_plan
+from diffpref.engine.plan import PLAN, Plan, read_plan
+from diffpref.engine.stored import StoredErrors
 from diffpref.probes import AnyBatch
-from diffpref.run.checkpoint import State, check_identity, load_checkpoint, save_checkpoint
-from diffpref.run.environment import peak_memory_gib
-from diffpref.run.log import MetricsLog
-from diffpref.sources.dataset import Rows, Source, candidates_of, read_rows
+from diffpref.run.checkpoint import check_identity
+from diffpref.run.done import mark_done
+from diffpref.settings.bounds import check
+from diffpref.settings.record import fields_of
 from diffpref.training import prepare
 from diffpref.training.config import TrainConfig
-from diffpref.training.engine import engine_of, plan_of, stored_errors
-from diffpref.training.health import CollapseAlarm, pair_table, saturation, summarize
+from diffpref.training.engine import Works
+from diffpref.training.health import CollapseAlarm, SaturationAlarm
+from diffpref.training.learner import build_learner
+from diffpref.training.meter import Meter
 from diffpref.training.models import accelerator_of, build_models, computing_of, open_base
 from diffpref.training.output import save_output
 from diffpref.training.report import write_report
-from diffpref.training.samples import averaged, draw_samples
-from diffpref.training.schedule import build_schedule, effective_rate
+from diffpref.training.rounds import Basis, Encoded, Round, Say
 from diffpref.training.settings import to_mapping
-from diffpref.training.stream import Drawing, batches
-
-Watch = Callable[[int, torch.nn.Module], None]
-POSTFIX = {"loss": "loss", "acc": "rewards/accuracies", "margin": "rewards/margins", "chosen": "error/chosen/ratio"}
+from diffpref.training.steps import Steps
+from diffpref.training.stream import Drawing, Share, batches
 
 
-def train(
-    config: TrainConfig, *, source: Source | None = None, watch: Watch | None = None, say: Callable[[str], None] = print
-) -> Path:
-    """Run the training that the settings describe, and return its output directory.
-
-    Args:
-        source: the groups to learn from, where they are no data set of the settings but, for instance, samples.
-        watch: called by the main process with the step and the network, its averaged weights in place, whenever
-            pictures are drawn: every `validation_steps` and at the end.
+def train(config: TrainConfig, *, say: Say = print) -> Path:
+    """Run the training that the settings describe, and return the folder of its result.
 
     Raises:
         ValueError: settings, data or a checkpoint that cannot work; before the first step, naming what and the remedy.
     """
-    trackers = prepare.check_settings(config)
+    trackers = check_settings(config)
+    basis = basis_of(config, say)
+    config.source.check(basis)
+    rounds = config.source.each_round(basis, to_mapping(config))
+    while True:
+        try:
+            asked = next(rounds)
+        except StopIteration as finished:
+            return finished.value
+        fit(config, asked, trackers)
+
+
+def basis_of(config: TrainConfig, say: Say) -> Basis:
+    """What the run is built on; opens the backbone, whose weights come later."""
+    family = open_base(config.model, config.times, resolution=config.data.resolution)
+    config.adapter.check(family)
+    return Basis(
+        family=family,
+        data=config.data,
+        objective=config.objective,
+        probe=config.probe,
+        adapter=config.adapter,
+        run=config.run,
+        validation=config.validation,
+        say=say,
+    )
+
+
+def check_settings(config: TrainConfig) -> list[str]:
+    """The trackers to use; raises ValueError for settings that cannot work, before anything is read."""
+    check(config)
+    config.optimizer.check()
+    prepare.check_choices(config.objective, config.probe, config.source)
     check_engine(config.mode, config.probe, config.adapter, stored_reference=config.engine.stored_reference)
-    run, settings = config.run, config.optimization
-    resume = prepare.check_output(config)
-    family = open_base(config)
-    prepare.check_family(config, family)
-    source = source or Rows(read_rows(config))
-    accelerator = accelerator_of(run, config.adapter, trackers)
-    main = accelerator.is_main_process
-    say_once = say if main else lambda line: None
-    if run.allow_tf32:
-        torch.backends.cuda.matmul.allow_tf32 = True
-    say_once(source.summary())
-    encoded = source.encode(config, family, accelerator, say_once)
+    return prepare.check_run(config.run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A round whose groups are encoded and whose models are built; nothing of it is on the disk yet."""
+
+    encoded: Encoded
+    works: Works
+    feed: "Feed"
+    identity: Mapping[str, object]
+    """What must be the same for a checkpoint to be continued."""
+    stored: StoredErrors | None
+
+
+def prepared(config: TrainConfig, asked: Round, accelerator: Accelerator, say: Say) -> Prepared:
+    """Encode a round's groups and build its models."""
+    basis, flat = asked.basis, to_mapping(config)
+    encoded = asked.encode(accelerator, say)
     models = build_models(
-        family,
-        config.adapter,
-        accelerator,
-        computing=computing_of(run),
-        seed=run.seed,
+        basis.family, basis.adapter, accelerator, computing=computing_of(basis.run), seed=basis.run.seed
     )
     for line in models.lines:
-        say_once(line)
-    streamed = config.adapter.streamed(models.network)
-    processes = accelerator.num_processes
-    identity = prepare.identity(config, models, encoded.data, processes)
-    if resume is not None:
-        check_identity(resume, identity)
-    accumulation = settings.gradient_accumulation_steps
-    drawing = Drawing(
-        family,
-        run.seed,
-        flip=config.data.random_flip,
-        empty=config.data.proportion_empty_prompts,
-        shared_noise=config.probe.traits.shared_noise,
-        repeats=config.probe.traits.repeats or config.engine.stored_reference,
-    )
-
-    def stream_of(first: int, steps: int) -> Iterator[AnyBatch]:
-        return batches(
-            encoded.data,
-            drawing,
-            size=settings.train_batch_size,
-            first_step=first,
-            steps=steps,
-            accumulation=accumulation,
-            share=(accelerator.process_index, processes),
-        )
-
-    example = next(stream_of(0, 1)).to(accelerator.device)
-    kept = read_plan(resume) if resume is not None else None
-    plan = plan_of(config, family, accelerator, models, example, encoded.empty, kept=kept)
-    say_once(plan.line())
-    stored = stored_errors(config, family, models, accelerator)
-    # Only now, when nothing can be refused any more: a run that did not start leaves the output directory as it was.
-    if main:
-        if resume is None:
-            prepare.claim_output(config)
-        prepare.write_provenance(config)
-    accelerator.wait_for_everyone()
-
-    parameters = trainable(models.network)
-    optimizer = accelerator.prepare_optimizer(config.optimizer.build(parameters, effective_rate(settings, processes)))
-    schedule = build_schedule(optimizer, settings)
-    ema = EMAModel(parameters, decay=config.average.ema_decay) if config.average.use_ema else None
-    parts = {"optimizer": optimizer, "schedule": schedule}
-    if accelerator.scaler is not None:
-        parts["scaler"] = accelerator.scaler
-    state = State(models.network, config.adapter, parts, ema)
-    alarm, tables, real_fake = CollapseAlarm(), [], candidates_of(config) == "real_fake"
-    first = 0
-    if resume is not None:
-        first, pending = load_checkpoint(resume, state)
-        alarm.ratios.update(pending["ratios"])
-        mine = slice(accelerator.process_index, accelerator.process_index + 1)
-        tables += pending["tables"].to(accelerator.device).chunk(processes)[mine]
-    if trackers:
-        flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in to_mapping(config).items()}
-        accelerator.init_trackers(run.tracker_name, config=flat)
-    log = MetricsLog(run.output_dir / "metrics.jsonl", first) if main else None
-    engine = engine_of(
-        config,
-        family,
-        accelerator,
-        models,
-        plan,
+        say(line)
+    works = Works(
+        accelerator=accelerator,
+        family=basis.family,
+        models=models,
+        probe=basis.probe,
+        source=config.source,
+        adapter=basis.adapter,
+        settings=config.engine,
+        accumulation=config.optimization.gradient_accumulation_steps,
         empty=encoded.empty,
-        identity=json.dumps(identity, sort_keys=True),
-        streamed=streamed,
-        stored=stored,
-        scores=example.candidates.scores,
+        streamed=basis.adapter.streamed(models.network),
     )
-    stream = stream_of(first, settings.max_train_steps)
+    feed = _feed(config, basis, accelerator, encoded)
+    choices = ("objective", *fields_of(config.objective), "probe", *fields_of(config.probe), *fields_of(config.times))
+    identity = prepare.identity(
+        flat,
+        choices,
+        config.adapter,
+        base=models.base_hash,
+        data=encoded.groups.fingerprint,
+        effective_batch=feed.share.step,
+    )
+    stored = works.stored(basis.run, flat, basis.data.cache_dir or basis.run.output_dir / "cache")
+    return Prepared(encoded=encoded, works=works, feed=feed, identity=identity, stored=stored)
 
-    def sample(step: int) -> None:
-        if main and config.validation.validation_prompts:
-            draw_samples(config, family, models.network, encoded, ema, parameters, accelerator, step)
-        if main and watch is not None:
-            with averaged(ema, parameters):
-                models.network.eval()
-                watch(step, models.network)
-                models.network.train()
-        accelerator.wait_for_everyone()
 
-    if first == 0:
-        sample(0)
-    seen, clock = first, time.monotonic()
-    bar = tqdm(total=settings.max_train_steps, initial=first, disable=not main, desc="train", unit="step")
-    for step in range(first, settings.max_train_steps):
-        for batch in engine.step(stream, accumulation):
-            fraction, beta = family.time_fraction(batch.t), getattr(config.objective, "beta", 1.0)
-            rows = pair_table(batch.errors, batch.scores, batch.loss, fraction, beta)
-            tables.append(torch.cat([rows, batch.skipped[:, None].to(rows)], 1))
-        norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        if not accelerator.optimizer_step_was_skipped:
-            schedule.step()
-            if ema is not None:
-                ema.step(parameters)
-        done = step + 1
-        bar.update()
-        if done % run.logging_steps == 0 or done == settings.max_train_steps:
-            table: Any = accelerator.gather(torch.cat(tables))
-            metrics = summarize(table[:, :-1])
-            metrics |= {
-                "learning_rate": float(schedule.get_last_lr()[0]),
-                "grad_norm": float("nan") if norm is None else float(norm),
-                "epoch": done * settings.train_batch_size * accumulation * processes / len(encoded.data),
-                "skipped": float(table[:, -1].mean()),
-                "seconds_per_step": (time.monotonic() - clock) / (done - seen),
-                "peak_memory_gib": peak_memory_gib(),
-            }
-            tables.clear()
-            trouble = saturation(metrics) if real_fake else alarm(metrics)
-            accelerator.log(metrics, step=done)
-            bar.set_postfix({short: f"{metrics[name]:.3f}" for short, name in POSTFIX.items()}, refresh=False)
-            if log is not None:
-                log.write(done, metrics, trouble, loss_mode=plan.name)
-            if trouble:
-                bar.write(f"step {done}: {trouble}")
-            if not metrics["loss"] < float("inf"):
-                raise ValueError(
-                    f"step {done}: the loss is {metrics['loss']}. Use mixed_precision bf16 or no, or a lower rate."
-                )
-            seen, clock = done, time.monotonic()
-        if done % run.checkpointing_steps == 0:
-            engine.flush()
-            # Groups that no summary has counted yet belong to the first summary after a resume.
-            left: Any = accelerator.gather(torch.cat(tables)) if tables else torch.empty(0)
-            if main:
-                pending = {"tables": left.cpu(), "ratios": dict(alarm.ratios)}
-                kind = {**identity, PLAN: plan.mapping()}
-                save_checkpoint(run.output_dir, done, state, pending, kind, run.checkpoints_total_limit)
-        if done % config.validation.validation_steps == 0 or done == settings.max_train_steps:
-            paused = time.monotonic()
-            sample(done)
-            clock += time.monotonic() - paused
-    bar.close()
-    engine.flush()
+def fit(config: TrainConfig, asked: Round, trackers: list[str]) -> None:
+    """One round: from its groups to a trained network and its report in the round's folder."""
+    basis = asked.basis
+    model = replace(config.model, network_weights=basis.family.checkpoint.network_weights)
+    config = replace(config, model=model, data=basis.data, adapter=basis.adapter, run=basis.run)
+    run, flat, resume = config.run, to_mapping(config), prepare.check_output(basis.run)
+    accelerator = accelerator_of(run, config.adapter, trackers)
+    say: Say = basis.say if accelerator.is_main_process else lambda line: None
+    if run.allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = True
+    say(asked.summary)
+    ready = prepared(config, asked, accelerator, say)
+    if resume is not None:
+        check_identity(resume, ready.identity)
+    example = next(ready.feed(0, 1)).to(accelerator.device)
+    kept = read_plan(resume) if resume is not None else None
+    plan = ready.works.plan(config.mode, config.optimizer, example, kept)
+    say(plan.line())
+    # Only now, when nothing can be refused any more: a run that did not start leaves the output directory as it was.
+    if accelerator.is_main_process:
+        if resume is None:
+            prepare.claim_output(run.output_dir)
+        prepare.write_provenance(run.output_dir, flat)
     accelerator.wait_for_everyone()
-    if main:
-        save_output(config, family, models.network, ema, parameters)
+    steps = _steps(config, asked, ready, plan)
+    first = steps.resumed(resume)
+    if trackers:
+        shown = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in flat.items()}
+        accelerator.init_trackers(run.tracker_name, config=shown)
+    engine = ready.works.engine(
+        plan,
+        config.objective,
+        scores=example.candidates.scores,
+        run=run,
+        identity=json.dumps(ready.identity, sort_keys=True),
+        stored=ready.stored,
+    )
+    steps.take(engine, ready.feed(first, config.optimization.max_train_steps), first)
+    if accelerator.is_main_process:
+        prompt = next(iter(config.validation.validation_prompts), "")
+        save_output(steps.learner, basis.family, config.objective, flat, run.output_dir, prompt)
         write_report(run.output_dir)
+        mark_done(run.output_dir, steps=config.optimization.max_train_steps)
     # Not `end_training`: it ends the process group too, which rounds go on using.
     for tracker in accelerator.trackers:
         tracker.finish()
-    return run.output_dir
+
+
+def _steps(config: TrainConfig, asked: Round, ready: Prepared, plan: Plan) -> Steps:
+    """The loop of a round."""
+    accelerator, basis = ready.works.accelerator, asked.basis
+    learner = build_learner(
+        ready.works.models.network,
+        basis.adapter,
+        accelerator,
+        optimizer=config.optimizer,
+        optimization=config.optimization,
+        average=config.average,
+    )
+    meter = Meter(
+        accelerator=accelerator,
+        time_fraction=basis.family.time_fraction,
+        beta=getattr(config.objective, "beta", 1.0),
+        alarm=CollapseAlarm() if form_of(config.objective).compares else SaturationAlarm(),
+    )
+    return Steps(
+        basis=basis,
+        encoded=ready.encoded,
+        optimization=config.optimization,
+        learner=learner,
+        meter=meter,
+        checkpoint={**ready.identity, PLAN: plan.mapping()},
+        loss_mode=plan.name,
+        watch=asked.watch,
+    )
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The batches of a round, from any step on."""
+
+    stream: Callable[[int, int], Iterator[AnyBatch]]
+    share: Share
+
+    def __call__(self, first: int, steps: int) -> Iterator[AnyBatch]:
+        return self.stream(first, steps)
+
+
+def _feed(config: TrainConfig, basis: Basis, accelerator: Accelerator, encoded: Encoded) -> Feed:
+    """This process's batches of a round."""
+    data, family, traits = basis.data, basis.family, basis.probe.traits
+    drawing = Drawing(
+        seed=basis.run.seed,
+        draw_t=family.draw_t,
+        empty_prompt=encoded.empty,
+        complete=lambda prompts: family.group_cond(prompts, data.resolution),
+        flip=data.random_flip,
+        empty=data.proportion_empty_prompts,
+        shared_noise=traits.shared_noise,
+        repeats=traits.repeats or config.engine.stored_reference,
+    )
+    share = Share(
+        size=config.optimization.train_batch_size,
+        accumulation=config.optimization.gradient_accumulation_steps,
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+
+    def stream(first: int, steps: int) -> Iterator[AnyBatch]:
+        return batches(encoded.groups, drawing, share, first_step=first, steps=steps)
+
+    return Feed(stream, share)

@@ -1,6 +1,5 @@
 """The network that is trained and the reference beside it, from a checkpoint and the settings."""
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,14 +7,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import AutocastKwargs, ProjectConfiguration, parse_flag_from_env
 
-from diffpref.backbones import Checkpoint, Family, open_backbone
+from diffpref.backbones import Checkpoint, Family, Times, open_backbone
 from diffpref.backbones.adapters import Adapter
 from diffpref.backbones.attention import Setting, require
 from diffpref.backbones.attention.processors import install_attention
 from diffpref.backbones.compiled import check_compiler, compile_blocks
 from diffpref.backbones.identity import weights_hash
 from diffpref.run.precision import PRECISIONS
-from diffpref.training.config import Run, TrainConfig
+from diffpref.training.groups import Model, Run
 from diffpref.types import Backbone
 
 
@@ -29,9 +28,8 @@ def accelerator_of(run: Run, adapter: Adapter, trackers: Sequence[str] = ()) -> 
     )
 
 
-def open_base(config: TrainConfig) -> Family:
+def open_base(model: Model, times: Times, *, resolution: int) -> Family:
     """The backbone that the settings name; ValueError for settings that it cannot work with."""
-    model = config.model
     checkpoint = Checkpoint(
         model.pretrained_model_name_or_path,
         model.revision,
@@ -40,7 +38,7 @@ def open_base(config: TrainConfig) -> Family:
         model.max_sequence_length,
         model.network_weights,
     )
-    return open_backbone(checkpoint, config.times, resolution=config.data.resolution)
+    return open_backbone(checkpoint, times, resolution=resolution)
 
 
 @dataclass(frozen=True)
@@ -133,10 +131,3 @@ def build_models(
     policy, plain = family.backbone(prepared), family.backbone(network)
     reference = adapter.reference(plain, network) if copied is None else family.backbone(copied)
     return Models(network, prepared, policy, reference, base_hash, tuple(lines))
-
-
-def free_memory() -> None:
-    """Give back what deleted models held."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

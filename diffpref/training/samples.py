@@ -1,58 +1,49 @@
-"""Pictures of fixed prompts and seeds while training, as PNG grids and to the trackers."""
+"""Images of fixed prompts and seeds while training, as PNG grids and to the trackers."""
 
 import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 
 from diffpref.backbones import Family
 from diffpref.files import atomic
 from diffpref.report.grid import picture_grid
 from diffpref.run.trackers import log_pictures
-from diffpref.sources.dataset import Encoded
-from diffpref.training.config import TrainConfig
-
-
-@contextmanager
-def averaged(ema: EMAModel | None, parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
-    """The averaged weights in place of the trained ones, where there is an average."""
-    if ema is None:
-        yield
-        return
-    ema.store(parameters)
-    ema.copy_to(parameters)
-    try:
-        yield
-    finally:
-        ema.restore(parameters)
+from diffpref.training.groups import Validation
+from diffpref.types import Cond
 
 
 def draw_samples(
-    config: TrainConfig,
-    family: Family,
     network: torch.nn.Module,
-    encoded: Encoded,
-    ema: EMAModel | None,
-    parameters: Sequence[torch.nn.Parameter],
+    family: Family,
     accelerator: Accelerator,
+    settings: Validation,
+    *,
+    prompts: Cond,
+    empty: Cond,
+    resolution: int,
+    seed: int,
+    folder: Path,
     step: int,
 ) -> None:
-    """Write samples/step-N.png: the validation prompts, each from the seed (run seed + its place)."""
-    settings, folder = config.validation, config.run.output_dir / "samples"
-    prompts = settings.validation_prompts
+    """Write folder/step-N.png: the validation prompts, each from the seed (run seed + its place).
+
+    Args:
+        prompts: the encoded validation prompts; `empty` the unconditional one.
+        resolution: side of the images, in pixels.
+    """
+    texts = settings.validation_prompts
     folder.mkdir(parents=True, exist_ok=True)
     # The decoder is loaded for this and freed again: training keeps its memory.
     decoder = family.load_decoder(network, accelerator.device)
     network.eval()
-    with averaged(ema, parameters), accelerator.autocast():
-        pictures = decoder.sample(
-            encoded.validation,
-            encoded.empty,
-            resolution=config.data.resolution,
-            seeds=[config.run.seed + place for place in range(len(prompts))],
+    with accelerator.autocast():
+        images = decoder.sample(
+            prompts,
+            empty,
+            resolution=resolution,
+            seeds=[seed + place for place in range(len(texts))],
             steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
             batch_size=settings.validation_batch_size,
@@ -60,7 +51,6 @@ def draw_samples(
     network.train()
     del decoder
     gc.collect()
-    atomic.write_json(folder / "prompts.json", list(prompts))
-    columns = min(len(prompts), 8)
-    atomic.save_picture(folder / f"step-{step:06d}.png", picture_grid(pictures, columns))
-    log_pictures(accelerator, "samples", pictures, step, list(prompts))
+    atomic.write_json(folder / "prompts.json", list(texts))
+    atomic.save_picture(folder / f"step-{step:06d}.png", picture_grid(images, min(len(texts), 8)))
+    log_pictures(accelerator, "samples", images, step, list(texts))

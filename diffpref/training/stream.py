@@ -5,95 +5,148 @@ dropout depend on nothing else, so batch 1 x accumulation 8 trains on what batch
 same curve without any saved generator.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from diffpref.backbones import Family
-from diffpref.data.encode import EncodedPreferences
-from diffpref.probes import AnyBatch, Batch, StepBatch
-from diffpref.run.randomness import generator, index_at
-from diffpref.sources.chains import EncodedChains
+from diffpref.backbones.prompts import collate, split
+from diffpref.probes import AnyBatch
+from diffpref.run.randomness import generator
+from diffpref.types import Cond
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How a group's randomness is drawn, and how its prompt becomes what the network is conditioned on."""
+
+    seed: int
+    draw_t: Callable[[torch.Generator], Tensor]
+    """One training time, in the path's unit."""
+    empty_prompt: Cond
+    """The unconditional prompt, first axis 1."""
+    complete: Callable[[Cond], Cond]
+    """A batch's prompts with what else the network is told, such as sizes."""
+    flip: bool = False
+    empty: float = 0.0
+    """Share of groups with the empty prompt, in [0, 1]."""
+    shared_noise: bool = True
+    repeats: int = 0
+    """0 draws at every position of the run; n gives each group n draws that are used in turn."""
+
+    def place(self, position: int, index: int, count: int) -> tuple[object, ...]:
+        """What the draws of a position depend on, besides the seed; `index` is the group there."""
+        return ("kept", index, position // count % self.repeats) if self.repeats else ("group", position)
+
+    def draws(self, places: Sequence[tuple[object, ...]]) -> "Draws":
+        """The randomness of the groups at these places."""
+        generators = [generator(self.seed, *place) for place in places]
+        coins = torch.stack([torch.rand(2, generator=draw) for draw in generators])
+        mirrored = [self.flip and bool(coin < 0.5) for coin in coins[:, 0]]
+        dropped = [bool(coin < self.empty) for coin in coins[:, 1]]
+        names = tuple(repr((self.seed, *place)) for place in places)
+        return Draws(self, generators, mirrored, dropped, names)
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How a group's randomness is drawn.
+class Draws:
+    """What was drawn for the groups of a batch; times and noise follow, in this order."""
 
-    `repeats` 0 draws anew at every position of the run; n gives each group n draws that are used in turn."""
+    drawing: Drawing
+    generators: Sequence[torch.Generator]
+    mirrored: Sequence[bool]
+    dropped: Sequence[bool]
+    names: tuple[str, ...]
+    """Equal names are equal draws of one group."""
 
-    family: Family
-    seed: int
-    flip: bool = False
-    empty: float = 0.0
-    shared_noise: bool = True
-    repeats: int = 0
+    def times(self) -> Tensor:
+        """t "b" of each group."""
+        return torch.stack([self.drawing.draw_t(draw) for draw in self.generators])
 
-    def place(self, position: int, count: int) -> tuple[object, ...]:
-        """What the draws of a position depend on, beside the seed."""
-        if not self.repeats:
-            return ("group", position)
-        return ("kept", index_at(self.seed, position, count), position // count % self.repeats)
+    def noise(self, x0: Tensor) -> Tensor:
+        """Standard normal noise of the shape of x0 "b k *chw", one for all candidates where they share it."""
+        shape = x0.shape[2:] if self.drawing.shared_noise else x0.shape[1:]
+        eps = torch.stack([torch.randn(shape, generator=draw) for draw in self.generators])
+        return eps[:, None].expand_as(x0) if self.drawing.shared_noise else eps
+
+    def condition(self, prompts: Sequence[Mapping[str, Tensor]]) -> Cond:
+        """What the network is conditioned on: the prompts, or the empty one where it was drawn, made complete."""
+        empty = split(self.drawing.empty_prompt)[0]
+        chosen = [empty if drop else prompt for prompt, drop in zip(prompts, self.dropped, strict=True)]
+        return self.drawing.complete(collate(chosen))
+
+
+@runtime_checkable
+class Groups(Protocol):
+    """A source's data, encoded: groups of candidates that lie in a store."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the data: equal for equal groups."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def order(self, seed: int, epoch: int) -> Sequence[int]:
+        """The groups in the order of an epoch, each once."""
+        ...
+
+    def batch(self, indices: Sequence[int], draws: Draws) -> AnyBatch:
+        """The groups at the indices, complete, in float32 on the CPU."""
+        ...
 
 
 class _Stream(Dataset):
-    def __init__(self, data: EncodedPreferences | EncodedChains, drawing: Drawing):
-        self.data, self.drawing = data, drawing
-        self._order: tuple[int, list[int]] = (-1, [])
+    def __init__(self, groups: Groups, drawing: Drawing):
+        self.groups, self.drawing = groups, drawing
+        self._order: tuple[int, Sequence[int]] = (-1, [])
 
     def _index(self, position: int) -> int:
-        """The group at a position; chains come in bundles of those that share their steps."""
-        seed, data = self.drawing.seed, self.data
-        if not isinstance(data, EncodedChains):
-            return index_at(seed, position, len(data))
-        epoch, place = divmod(position, len(data))
+        """The group at a position."""
+        epoch, place = divmod(position, len(self.groups))
         if self._order[0] != epoch:
-            order = torch.randperm(len(data.bundles), generator=generator(seed, "epoch", epoch)).tolist()
-            self._order = (epoch, [group for bundle in order for group in data.bundles[bundle]])
+            self._order = (epoch, self.groups.order(self.drawing.seed, epoch))
         return self._order[1][place]
 
     def __getitem__(self, positions: Sequence[int]) -> AnyBatch:  # type: ignore[override]
-        data, how = self.data, self.drawing
         indices = [self._index(position) for position in positions]
-        places = [how.place(position, len(data)) for position in positions]
-        draws = [generator(how.seed, *place) for place in places]
-        coins = torch.stack([torch.rand(2, generator=draw) for draw in draws])
-        dropped = [bool(coin < how.empty) for coin in coins[:, 1]]
-        if isinstance(data, EncodedChains):
-            candidates, x_s, t, s = data.steps(indices, dropped)
-            return StepBatch(candidates, t, x_s, s, data.names(indices))
-        candidates = data.candidates(indices, [how.flip and bool(coin < 0.5) for coin in coins[:, 0]], dropped)
-        t = torch.stack([how.family.draw_t(draw) for draw in draws])
-        shape = candidates.x0.shape[2:] if how.shared_noise else candidates.x0.shape[1:]
-        eps = torch.stack([torch.randn(shape, generator=draw) for draw in draws])
-        eps = eps[:, None].expand_as(candidates.x0) if how.shared_noise else eps
-        return Batch(candidates, t, eps, tuple(repr((how.seed, *place)) for place in places))
+        count, how = len(self.groups), self.drawing
+        places = [how.place(position, index, count) for position, index in zip(positions, indices, strict=True)]
+        return self.groups.batch(indices, how.draws(places))
 
 
-def batches(
-    data: EncodedPreferences | EncodedChains,
-    drawing: Drawing,
-    *,
-    size: int,
-    first_step: int,
-    steps: int,
-    accumulation: int,
-    share: tuple[int, int],
-) -> Iterator[AnyBatch]:
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Which part of every step is this process's, and in how many batches it comes."""
+
+    size: int
+    """Groups of a batch."""
+    accumulation: int = 1
+    """Batches of a step, for each process."""
+    rank: int = 0
+    processes: int = 1
+
+    @property
+    def step(self) -> int:
+        """Groups of a step over all processes."""
+        return self.size * self.accumulation * self.processes
+
+
+def batches(groups: Groups, drawing: Drawing, share: Share, *, first_step: int, steps: int) -> Iterator[AnyBatch]:
     """This process's batches of steps first_step to steps - 1, `accumulation` for each step, read on demand.
 
     The groups of a process in a step are neighbours, so that they may share what they have in common."""
-    rank, processes = share
 
     def positions() -> Iterator[list[int]]:
         for step in range(first_step, steps):
-            for part in range(accumulation):
-                start = ((step * processes + rank) * accumulation + part) * size
-                yield list(range(start, start + size))
+            for part in range(share.accumulation):
+                start = ((step * share.processes + share.rank) * share.accumulation + part) * share.size
+                yield list(range(start, start + share.size))
 
     # batch_size None: each item of the sampler is a list of positions, and the data set returns the whole batch.
     return iter(
-        DataLoader(_Stream(data, drawing), batch_size=None, sampler=positions(), collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+        DataLoader(_Stream(groups, drawing), batch_size=None, sampler=positions(), collate_fn=lambda batch: batch)  # type: ignore[arg-type]
     )

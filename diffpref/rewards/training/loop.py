@@ -30,7 +30,7 @@ from diffpref.rewards.training.prepare import build_parts, check_settings, ident
 from diffpref.rewards.training.settings import to_mapping
 from diffpref.run.checkpoint import State, check_identity, load_checkpoint, save_checkpoint
 from diffpref.run.environment import peak_memory_gib
-from diffpref.training.loop import MetricsLog
+from diffpref.run.log import MetricsLog
 
 
 @torch.no_grad()

@@ -1,0 +1,118 @@
+"""What a run is built on, and the rounds of training that its source asks for."""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from accelerate import Accelerator
+
+from diffpref.backbones import Encoder, Family, with_weights
+from diffpref.backbones.adapters import Adapter
+from diffpref.probes import ProbeChoice
+from diffpref.training.groups import Data, Run, Validation
+from diffpref.training.stream import Groups
+from diffpref.types import Cond, Objective
+
+Say = Callable[[str], None]
+Watch = Callable[[int, torch.nn.Module], None]
+"""Called by the main process with the step and the network, its averaged weights in place, when images are drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """The opened backbone and the values of a run that its source may use, and change from round to round."""
+
+    family: Family
+    data: Data
+    objective: Objective
+    probe: ProbeChoice
+    adapter: Adapter
+    run: Run
+    validation: Validation
+    say: Say
+
+    def after(self, output: Path | None) -> "Basis":
+        """The basis of a round that goes on from another round's output folder; None for the base model."""
+        if output is None:
+            return self
+        checkpoint = self.family.checkpoint
+        adapter, weights = self.adapter.continued(output, checkpoint.network_weights)
+        return replace(self, adapter=adapter, family=with_weights(self.family, weights))
+
+    def round(self, number: int) -> "Basis":
+        """The basis of one round's training: its own folder and seed, going on where it was stopped."""
+        folder = self.run.output_dir / f"round-{number}" / "train"
+        run = replace(
+            self.run,
+            output_dir=folder,
+            seed=self.run.seed + number - 1,
+            resume_from_checkpoint="latest" if (folder / "config.yaml").is_file() else None,
+            overwrite_output_dir=False,
+        )
+        return replace(self, run=run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """What is left of the encoders once they are out of memory."""
+
+    groups: Groups
+    validation: Cond
+    """The validation prompts."""
+    empty: Cond
+    """The unconditional prompt, first axis 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One training that a source asks for."""
+
+    basis: Basis
+    summary: str
+    """What is learned from, for people."""
+    encode: Callable[[Accelerator, Say], Encoded]
+    watch: Watch | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gives:
+    """What a source hands to probes and objectives."""
+
+    batch: type
+    """`Batch` of images, or `StepBatch` of a stored chain's steps."""
+    forms: tuple[str, ...]
+    """The `candidates` of the objectives that can learn from it."""
+    together: int = 0
+    """Candidates that are compared pair by pair at one step, so that they run once for all their pairs; 0: none."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A member of the source axis: where groups come from."""
+
+    @property
+    def gives(self) -> Gives:
+        """What it hands to probes and objectives."""
+        ...
+
+    def check(self, basis: Basis) -> None:
+        """Raise ValueError for settings that cannot work, before anything is read."""
+        ...
+
+    def each_round(self, basis: Basis, settings: Mapping[str, object]) -> Generator[Round, None, Path]:
+        """The rounds, each trained when the next is asked for; returns the folder of the result.
+
+        Args:
+            settings: the run's flat keys, for a folder that holds several rounds.
+        """
+        ...
+
+
+def encode_fixed(family: Family, encoder: Encoder, validation: Validation) -> tuple[Cond, Cond]:
+    """The validation prompts and the empty prompt."""
+    empty = {name: value.cpu() for name, value in family.empty_prompt(encoder).items()}
+    prompts = validation.validation_prompts
+    encoded = {name: value.cpu() for name, value in encoder.encode_prompts(prompts).items()} if prompts else {}
+    return encoded, empty
