@@ -84,6 +84,7 @@ def test_the_sizes_of_a_run(tmp_path: Path) -> None:
     assert needs.resident == 4 * parameters + 5 * 4 * trained
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_holds_a_reference(tmp_path: Path) -> None:
     needs = needs_of(small(tmp_path, adapter="full", mixed_precision="bf16", optimizer="adafactor"))
     n = needs.parameters
@@ -115,6 +116,7 @@ def test_a_mode_holds_what_a_real_step_holds(tmp_path: Path) -> None:
     assert sum(p.numel() for p in trainable(network)) == needs.trained
 
 
+@pytest.mark.slow
 def test_a_long_list_is_a_pair_and_scratches(tmp_path: Path) -> None:
     """What is scaled from a pair's count, against a count of the whole list."""
     setup = Setup(read_architecture(small_sdxl.save_pipeline(tmp_path), "small"), 32, LoRA(rank=4), precision="no")

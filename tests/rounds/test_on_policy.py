@@ -36,7 +36,7 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
         assert torch.equal(tensor, other[name]), name
 
 
-@pytest.mark.parametrize("base", ["sdxl", "sd3"])
+@pytest.mark.parametrize("base", ["sdxl", pytest.param("sd3", marks=pytest.mark.slow)])
 def test_two_rounds(d3po: Make, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     probes: list[Any] = []
     joint_loss = step.joint_loss

@@ -125,6 +125,7 @@ def contains(grid: np.ndarray, picture: np.ndarray) -> bool:
     return any((grid[y : y + height, x : x + width] == picture).all() for y, x in first)
 
 
+@pytest.mark.slow
 def test_a_stock_pipeline_draws_the_trainers_pictures_from_the_full_network(
     run: Run, base: Path, pictures: list[list[Image.Image]]
 ) -> None:

@@ -122,7 +122,7 @@ def test_published_numbers_stay_what_they_are(file: Path) -> None:
         assert (config.probe.renoise, config.probe.average_estimates) == (int(smpo), smpo)
 
 
-@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize("adapter", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_the_sdxl_config_trains_a_small_sdxl(base: Path, pairs: Path, tmp_path: Path, adapter: str) -> None:
     published = from_yaml(CONFIG)
     small = {
