@@ -18,7 +18,7 @@ TESTS += [
     f"tests/backbones/test_{name}.py" for name in ("fused_lora", "lora_layers", "lora_copies", "guidance", "lora")
 ]
 TESTS += [
-    "tests/rounds/test_on_policy.py::test_each_chain_runs_once_for_all_its_pairs",
+    "tests/sources/test_on_policy.py::test_each_chain_runs_once_for_all_its_pairs",
     "tests/training/test_loop.py::test_accumulation_equals_a_larger_batch",
     "tests/engine/test_runs.py::test_a_streamed_reference_is_the_resident_one",
     "tests/training/test_loop.py::test_bfloat16_trains_float32_weights",

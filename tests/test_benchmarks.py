@@ -17,7 +17,7 @@ from diffpref.counting.steps import Setup, count_step, make_ready
 from diffpref.doctor.architecture import read_architecture
 from diffpref.engine import reference
 from diffpref.engine.modes import MODES, Deferred, Joint, TwoPass
-from diffpref.sources.dataset import read_rows
+from diffpref.sources.dataset import Dataset
 from tests import small_sdxl
 
 
@@ -88,7 +88,7 @@ def test_the_stored_reference_runs_in_the_first_epoch_alone(tmp_path: Path, monk
     monkeypatch.setattr(peer, "ROWS", 2)
     monkeypatch.setattr(peer, "PAIRS", 1)
     config, forwards = peer.settings(tmp_path, stored=1), []
-    turn, predict = peer.our_turn(config, read_rows(config)), reference.predict
+    turn, predict = peer.our_turn(config, Dataset().read(config.data, config.objective)), reference.predict
     monkeypatch.setattr(reference, "predict", lambda *given: [forwards.append(1), predict(*given)][1])
     for _ in range(5):
         turn()

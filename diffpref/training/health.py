@@ -5,7 +5,7 @@ The loss alone says little: it starts at log 2 and moves by hundredths while t i
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -73,6 +73,7 @@ def summarize(table: Tensor) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
+@runtime_checkable
 class Alarm(Protocol):
     """Says when a run goes wrong, from its metrics."""
 

@@ -17,8 +17,8 @@ from diffpref.backbones.attention.processors import install_attention
 from diffpref.backbones.attention.xformers_wheel import load_xformers
 from diffpref.backbones.sdxl import SDXL
 from diffpref.training.config import TrainConfig
+from diffpref.training.loop import check_settings
 from diffpref.training.models import Computing, attention_setting, build_models, check_machine
-from diffpref.training.prepare import check_settings
 from diffpref.training.settings import from_mapping
 from tests.backbones.test_attention import sdxl
 

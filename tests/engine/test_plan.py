@@ -9,14 +9,15 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from diffpref.engine.build import sizes
 from diffpref.engine.memory import GIB, candidate_bytes
 from diffpref.engine.modes import LOSS_MODES, Auto, Deferred, Joint, TwoPass, Work
 from diffpref.engine.modes.base import TRANSIENT
 from diffpref.engine.plan import Plan, choose
 from diffpref.errors import model_error
-from diffpref.training.engine import sizes_of
+from diffpref.sources.dataset import Dataset
+from diffpref.sources.on_policy import OnPolicy
 from diffpref.training.loop import train
-from diffpref.training.settings import from_mapping
 from diffpref.types import Probe
 from tests.engine.world import part, world
 from tests.small_sdxl import read_metrics
@@ -197,8 +198,7 @@ def test_a_resumed_run_keeps_its_mode(settings: Callable[..., Any], tmp_path: Pa
 def test_the_pairs_of_a_prompts_chains_are_one_set(
     chains: int, batch: int, accumulation: int, expected: tuple[int, int, int]
 ) -> None:
-    changes = {"chains_per_prompt": chains, "gradient_accumulation_steps": accumulation}
-    config = from_mapping({"objective": "d3po", "probe": "transition", **changes}, "the test")
-    assert sizes_of(config, batch, 2) == expected
-    pairs = from_mapping({"gradient_accumulation_steps": accumulation}, "the test")
-    assert sizes_of(pairs, batch, 2) == (batch, 2, 0)
+    assert (
+        sizes(batch, 2, chains=OnPolicy(chains_per_prompt=chains).gives.together, accumulation=accumulation) == expected
+    )
+    assert sizes(batch, 2, chains=Dataset().gives.together, accumulation=accumulation) == (batch, 2, 0)

@@ -8,7 +8,6 @@ import torch
 
 from diffpref.demo import quickstart
 from diffpref.demo.embedded import embedded
-from diffpref.sources import run
 from diffpref.training.loop import train
 from diffpref.training.settings import from_mapping, from_yaml
 
@@ -50,7 +49,7 @@ def test_every_method_trains(tmp_path: Path, backbone: str, method: str) -> None
         "rounds": 1,
         "prompts_per_round": 8,
     }
-    done = run(from_mapping(changes, "the test", base), say=lambda line: None)
+    done = train(from_mapping(changes, "the test", base), say=lambda line: None)
     lines = [json.loads(line) for line in (done / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 20 and all(line["loss"] < float("inf") for line in lines)
     assert lines[0]["rewards/margins"] == pytest.approx(0, abs=1e-3)

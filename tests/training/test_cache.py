@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from diffpref.data.preferences import read_preferences
 from diffpref.data.rows import Preferences
 from diffpref.files.identity import content_key
 from diffpref.files.store import TensorStore
+from diffpref.sources.images import ImageGroups
+from diffpref.training.stream import Drawing
 from tests.small_sdxl import save_pairs
 
 Run = Callable[..., Path]
@@ -48,9 +51,11 @@ def rows(pairs: Path) -> Preferences:
 
 def encode(rows: Preferences, encoder: Counter, folder: Path, **options: Any) -> EncodedPreferences:
     framing = Framing(**{"resolution": 32, **options.pop("framing", {})})
-    return encode_preferences(
-        rows, encoder, TensorStore(folder), framing, **{"dtype": "float32", "empty": EMPTY, **options}
-    )
+    return encode_preferences(rows, encoder, TensorStore(folder), framing, **{"dtype": "float32", **options})
+
+
+def latents(data: EncodedPreferences, indices: Sequence[int], *, mirrored: bool = False) -> torch.Tensor:
+    return torch.stack([data.group(index, mirrored=mirrored)[0] for index in indices]).float()
 
 
 def test_a_second_run_encodes_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,8 +120,7 @@ def test_an_interrupted_encode_keeps_what_was_written(
     data = encode(rows, second, tmp_path)
     assert (second.pictures, second.prompts) == (8, 0)
     whole = encode(rows, Counter(), tmp_path / "other")
-    ask = ([0, 7], [False, False], [False, False])
-    assert torch.equal(data.candidates(*ask).x0, whole.candidates(*ask).x0)
+    assert torch.equal(latents(data, [0, 7]), latents(whole, [0, 7]))
 
 
 def test_processes_share_the_work_whenever_they_look(rows: Preferences, tmp_path: Path) -> None:
@@ -126,7 +130,7 @@ def test_processes_share_the_work_whenever_they_look(rows: Preferences, tmp_path
         data = encode(rows, encoder, tmp_path, share=(rank, 2))
     assert sum(part.pictures for part in parts) == 16 and sum(part.prompts for part in parts) == 4
     assert min(part.pictures for part in parts) > 0
-    assert data.candidates(range(8), [False] * 8, [False] * 8).x0.shape == (8, 2, 3, 8, 8)
+    assert latents(data, range(8)).shape == (8, 2, 3, 8, 8)
 
 
 def test_a_damaged_shard_is_named(rows: Preferences, tmp_path: Path) -> None:
@@ -165,20 +169,24 @@ def test_a_group_shares_crop_and_flip(tmp_path: Path) -> None:
     rows = read_preferences(tmp_path / "pairs.jsonl")
     data = encode(rows, Counter(), tmp_path / "cache", framing={"crop": "random", "flip": True, "seed": 1})
     for mirror in (False, True):
-        x0 = data.candidates(range(6), [mirror] * 6, [False] * 6).x0
+        x0 = latents(data, range(6), mirrored=mirror)
         assert torch.equal(x0[:, 0], x0[:, 1])
         slopes = (x0[..., 1:] - x0[..., :-1]).sign()
         assert (slopes == (-1 if mirror else 1)).all()
         assert len({float(x[0, 0, 0, 0]) for x in x0}) == 6
-    plain = data.candidates(range(6), [False] * 6, [False] * 6).x0
-    mirrored = data.candidates(range(6), [True] * 6, [False] * 6).x0
+    plain = latents(data, range(6))
+    mirrored = latents(data, range(6), mirrored=True)
     # The means of four pixels, summed from the other side.
     torch.testing.assert_close(mirrored, plain.flip(-1), rtol=0, atol=1e-6)
 
 
 def test_dropped_captions_get_the_unconditional_embedding(rows: Preferences, tmp_path: Path) -> None:
     data = encode(rows, Counter(), tmp_path)
-    cond = data.candidates([0, 1], [False, False], [False, True]).cond
+    drawing = Drawing(
+        seed=0, draw_t=lambda draw: torch.tensor(1), empty_prompt=EMPTY, complete=lambda prompts: prompts, empty=0.5
+    )
+    draws = replace(drawing.draws([("a",), ("b",)]), dropped=[False, True])
+    cond = ImageGroups(data).batch([0, 1], draws).candidates.cond
     assert cond["pooled"].tolist() == [[7.0] * 3, [-1.0] * 3]
     assert (cond["prompt_embeds"][0] == 7).all() and (cond["prompt_embeds"][1] == -1).all()
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffpref.training.health import COLUMNS, CollapseAlarm, pair_table, saturation, summarize
+from diffpref.training.health import COLUMNS, CollapseAlarm, SaturationAlarm, pair_table, summarize
 from diffpref.types import Errors
 
 BETA = 10.0
@@ -178,4 +178,4 @@ def test_discrimination_counts_real_above_and_fake_below_zero() -> None:
 
 @pytest.mark.parametrize(("told", "warns"), [(0.5, False), (0.7, False), (0.75, False), (0.8, True)])
 def test_a_saturated_discriminator_is_named(told: float, warns: bool) -> None:
-    assert (saturation({"rewards/discrimination": told}) is not None) == warns
+    assert (SaturationAlarm()({"rewards/discrimination": told}) is not None) == warns

@@ -17,7 +17,7 @@ import yaml
 from accelerate import Accelerator
 
 from diffpref.backbones.sdxl import SDXL, SDXLEncoder
-from diffpref.engine import passes
+from diffpref.engine import runner
 from diffpref.engine.step import Engine
 from diffpref.probe import forward_probe
 from diffpref.probes import forward
@@ -122,14 +122,14 @@ def test_gradient_checkpointing_changes_nothing(run: Run, tmp_path: Path) -> Non
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_bfloat16_trains_float32_weights(run: Run, monkeypatch: pytest.MonkeyPatch, adapter: str) -> None:
     seen: set[tuple[bool, torch.dtype]] = set()
-    predict = passes.predict
+    predict = runner.predict
 
     def spy(*arguments: Any) -> torch.Tensor:
         found = predict(*arguments)
         seen.add((torch.is_autocast_enabled("cpu"), found.dtype))
         return found
 
-    monkeypatch.setattr(passes, "predict", spy)
+    monkeypatch.setattr(runner, "predict", spy)
     folder = run(adapter=adapter, mixed_precision="bf16", max_train_steps=3, learning_rate=1e-4)
     first = read_metrics(folder)[0]
     assert all(tensor.dtype == torch.float32 for tensor in read_weights(folder).values())

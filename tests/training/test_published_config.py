@@ -8,9 +8,8 @@ import yaml
 
 from diffpref.demo.embedded import embedded
 from diffpref.objectives import D3PO, DDO, DPO, RankDPO, SmPO
-from diffpref.training.loop import train
+from diffpref.training.loop import check_settings, train
 from diffpref.training.optimizers import Adafactor
-from diffpref.training.prepare import check_settings
 from diffpref.training.settings import from_mapping, from_yaml, to_mapping
 from tests.small_sdxl import SIZE, read_metrics, read_weights
 
@@ -111,8 +110,8 @@ def test_published_numbers_stay_what_they_are(file: Path) -> None:
         assert 0.5 <= config.objective.alpha <= 6 and config.run.mixed_precision == "no"
     elif isinstance(config.objective, D3PO):
         assert (config.objective.beta, config.objective.clip) == (0.1, 0.1)
-        assert config.rounds.chain_steps == 20 and config.optimization.learning_rate == 3e-5
-        groups = config.rounds.prompts_per_round * config.rounds.chain_steps
+        assert config.source.chain_steps == 20 and config.optimization.learning_rate == 3e-5
+        groups = config.source.prompts_per_round * config.source.chain_steps
         batch = config.optimization.train_batch_size * config.optimization.gradient_accumulation_steps
         assert groups == batch * config.optimization.max_train_steps, "a round is one pass over its pairs"
     elif name in ("inpo", "smpo"):

@@ -15,15 +15,17 @@ from diffpref.files.store import TensorStore
 from diffpref.path import GaussianPath, variance_preserving
 from diffpref.probes import Batch
 from diffpref.run.randomness import generator, index_at
-from diffpref.training.stream import Drawing, batches
+from diffpref.sources.images import ImageGroups
+from diffpref.training.stream import Drawing, Share, batches
 
 COUNT = 7
 MIRRORED = 100.0
+EMPTY = {"embeds": torch.zeros(1, 3, 5), "pooled": torch.zeros(1, 6)}
 PATH: GaussianPath = variance_preserving(torch.linspace(0.999, 0.01, 1000))
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> EncodedPreferences:
+def data(tmp_path: Path) -> ImageGroups:
     """Latents and prompts that say which group they are: 10 * group + place, mirrored + 100; an empty prompt of 0."""
     store, groups = TensorStore(tmp_path / "cache"), []
     for index in range(COUNT):
@@ -36,15 +38,19 @@ def data(tmp_path: Path) -> EncodedPreferences:
         store.add(f"prompt-{index}", {"embeds": torch.full((3, 5), index + 1.0).half(), "pooled": torch.ones(6)})
         groups.append(Group(tuple(keys[False]), tuple(keys[True]), f"prompt-{index}", (1.0, 0.0)))
     store.flush()
-    return EncodedPreferences(groups, store, {"embeds": torch.zeros(1, 3, 5), "pooled": torch.zeros(1, 6)}, "print")
+    return ImageGroups(EncodedPreferences(groups, store, "print"))
 
 
-def stream(data: EncodedPreferences, **changes: Any) -> Iterator[Batch]:
+def stream(data: ImageGroups, **changes: Any) -> Iterator[Batch]:
     draws: dict[str, Any] = {"flip": True, "empty": 0.3, "seed": 5}
     cuts: dict[str, Any] = {"size": 1, "first_step": 0, "steps": 24, "accumulation": 1, "share": (0, 1)}
     for name, value in changes.items():
         (cuts if name in cuts else draws)[name] = value
-    return batches(data, Drawing(SDXL(Checkpoint("")), **draws), **cuts)  # type: ignore[return-value]
+    rank, processes = cuts["share"]
+    share = Share(size=cuts["size"], accumulation=cuts["accumulation"], rank=rank, processes=processes)
+    drawing = Drawing(draw_t=SDXL(Checkpoint("")).draw_t, empty_prompt=EMPTY, complete=lambda prompts: prompts, **draws)
+    found = batches(data, drawing, share, first_step=cuts["first_step"], steps=cuts["steps"])
+    return found  # type: ignore[return-value]
 
 
 def flat(found: Iterator[Batch] | list[Batch]) -> dict[str, torch.Tensor]:
@@ -66,7 +72,7 @@ def groups_of(found: dict[str, torch.Tensor]) -> list[int]:
     return (found["x0"][:, 0, 0, 0, 0] % MIRRORED / 10).long().tolist()
 
 
-def test_each_epoch_is_a_permutation_of_its_own(data: EncodedPreferences) -> None:
+def test_each_epoch_is_a_permutation_of_its_own(data: ImageGroups) -> None:
     order = groups_of(flat(stream(data, steps=20 * COUNT)))
     epochs = [tuple(order[start : start + COUNT]) for start in range(0, len(order), COUNT)]
     assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
@@ -76,7 +82,7 @@ def test_each_epoch_is_a_permutation_of_its_own(data: EncodedPreferences) -> Non
 
 
 @pytest.mark.parametrize(("size", "accumulation"), [(4, 1), (1, 4), (2, 2), (8, 3), (24, 1)])
-def test_batches_and_accumulation_only_cut_the_stream(data: EncodedPreferences, size: int, accumulation: int) -> None:
+def test_batches_and_accumulation_only_cut_the_stream(data: ImageGroups, size: int, accumulation: int) -> None:
     steps = 24 // (size * accumulation)
     found = list(stream(data, size=size, accumulation=accumulation, steps=steps))
     assert len(found) == steps * accumulation and all(len(batch.t) == size for batch in found)
@@ -84,7 +90,7 @@ def test_batches_and_accumulation_only_cut_the_stream(data: EncodedPreferences, 
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_the_shares_of_processes_interleave_to_the_stream_of_one(data: EncodedPreferences, processes: int) -> None:
+def test_the_shares_of_processes_interleave_to_the_stream_of_one(data: ImageGroups, processes: int) -> None:
     shares = [
         list(stream(data, size=2, accumulation=2, steps=24 // (4 * processes), share=(rank, processes)))
         for rank in range(processes)
@@ -95,24 +101,24 @@ def test_the_shares_of_processes_interleave_to_the_stream_of_one(data: EncodedPr
 
 
 @pytest.mark.parametrize("first", [1, 3, 5])
-def test_starting_at_a_step_equals_skipping_to_it(data: EncodedPreferences, first: int) -> None:
+def test_starting_at_a_step_equals_skipping_to_it(data: ImageGroups, first: int) -> None:
     options = {"size": 2, "accumulation": 2, "steps": 6}
     straight = list(stream(data, **options))
     assert_equal(flat(stream(data, first_step=first, **options)), flat(straight[2 * first :]))
 
 
-def test_a_finished_run_has_nothing_left(data: EncodedPreferences) -> None:
+def test_a_finished_run_has_nothing_left(data: ImageGroups) -> None:
     assert list(stream(data, first_step=6, steps=6)) == []
 
 
-def test_global_generators_play_no_part(data: EncodedPreferences) -> None:
+def test_global_generators_play_no_part(data: ImageGroups) -> None:
     torch.manual_seed(1)
     one = flat(stream(data))
     torch.manual_seed(2)
     assert_equal(one, flat(stream(data)))
 
 
-def test_noise_is_shared_within_a_group_and_different_between_groups(data: EncodedPreferences) -> None:
+def test_noise_is_shared_within_a_group_and_different_between_groups(data: ImageGroups) -> None:
     found = flat(stream(data, size=4, steps=12))
     eps = found["eps"]
     assert eps.shape == found["x0"].shape == (48, 2, 4, 2, 3)
@@ -121,14 +127,14 @@ def test_noise_is_shared_within_a_group_and_different_between_groups(data: Encod
     assert len(set(found["t"].tolist())) > 40
 
 
-def test_seeds_differ_in_everything(data: EncodedPreferences) -> None:
+def test_seeds_differ_in_everything(data: ImageGroups) -> None:
     one, other = flat(stream(data, seed=5)), flat(stream(data, seed=6))
     assert groups_of(one) != groups_of(other)
     for name in ("t", "eps", "embeds"):
         assert not torch.equal(one[name], other[name])
 
 
-def test_a_group_is_mirrored_together_and_keeps_its_caption(data: EncodedPreferences) -> None:
+def test_a_group_is_mirrored_together_and_keeps_its_caption(data: ImageGroups) -> None:
     found = flat(stream(data, steps=60))
     x0, groups = found["x0"], groups_of(found)
     mirrored = x0[:, 0, 0, 0, 0] >= MIRRORED
@@ -142,7 +148,7 @@ def test_a_group_is_mirrored_together_and_keeps_its_caption(data: EncodedPrefere
 
 
 @pytest.mark.parametrize(("flip", "empty", "dropped"), [(False, 0.0, 0), (False, 1.0, 60)])
-def test_off_is_off(data: EncodedPreferences, flip: bool, empty: float, dropped: int) -> None:
+def test_off_is_off(data: ImageGroups, flip: bool, empty: float, dropped: int) -> None:
     found = flat(stream(data, flip=flip, empty=empty, steps=60))
     assert (found["x0"] < MIRRORED).all() and int((found["embeds"][:, 0, 0] == 0).sum()) == dropped
 
@@ -152,7 +158,7 @@ def within(count: int, probability: float, draws: int) -> bool:
     return abs(count - draws * probability) <= 4 * math.sqrt(draws * probability * (1 - probability))
 
 
-def test_proportions_of_a_long_stream(data: EncodedPreferences) -> None:
+def test_proportions_of_a_long_stream(data: ImageGroups) -> None:
     draws, empty = 1500, 0.2
     found = flat(stream(data, empty=empty, size=50, steps=draws // 50))
     mirrored, dropped = found["x0"][:, 0, 0, 0, 0] >= MIRRORED, found["embeds"][:, 0, 0] == 0
@@ -169,12 +175,12 @@ def test_proportions_of_a_long_stream(data: EncodedPreferences) -> None:
     assert abs(float(eps.square().mean()) - 1) <= 4 * math.sqrt(2 / eps.numel())
 
 
-def test_noise_of_each_picture_where_it_is_not_shared(data: EncodedPreferences) -> None:
+def test_noise_of_each_picture_where_it_is_not_shared(data: ImageGroups) -> None:
     eps = flat(stream(data, shared_noise=False))["eps"]
     assert len({tuple(row.tolist()) for row in eps.flatten(0, 1).flatten(1)}) == 48
 
 
-def test_repeats_give_each_group_so_many_draws_in_turn(data: EncodedPreferences) -> None:
+def test_repeats_give_each_group_so_many_draws_in_turn(data: ImageGroups) -> None:
     epochs = [list(stream(data, repeats=2, first_step=e * COUNT, steps=(e + 1) * COUNT)) for e in range(4)]
     drawn = [
         {b.names[0]: (float(b.t), b.eps.sum().item(), b.candidates.x0.sum().item(), b.candidates.cond["embeds"].sum())
@@ -186,7 +192,7 @@ def test_repeats_give_each_group_so_many_draws_in_turn(data: EncodedPreferences)
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_shared_noise_is_in_memory_once(data: EncodedPreferences, shared: bool) -> None:
+def test_shared_noise_is_in_memory_once(data: ImageGroups, shared: bool) -> None:
     eps = next(stream(data, size=3, shared_noise=shared)).to(torch.device("cpu")).eps
     assert eps.shape == (3, 2, 4, 2, 3)
     assert eps.untyped_storage().nbytes() == eps.numel() * 4 // (2 if shared else 1)
@@ -206,7 +212,7 @@ def test_generators_of_different_places_differ() -> None:
     assert draws == again
 
 
-def test_a_batch_moves_whole(data: EncodedPreferences) -> None:
+def test_a_batch_moves_whole(data: ImageGroups) -> None:
     batch = next(stream(data, size=3))
     moved = batch.to(torch.device("cpu"))
     assert_equal(flat([moved]), flat([batch]))

@@ -12,15 +12,15 @@ from safetensors.torch import load_file
 
 from diffpref import errors
 from diffpref.backbones.sdxl import SDXL
-from diffpref.engine import passes, step
+from diffpref.engine import runner, step
+from diffpref.engine.modes import joint
 from diffpref.people import read_pairs
 from diffpref.people.pairs import labels_path, write_answers
-from diffpref.sources import collect, on_policy
+from diffpref.sources import collect, preference
 from diffpref.training.config import TrainConfig
-from diffpref.training.models import open_base
 from diffpref.types import Probe
-from tests.rounds.conftest import start
 from tests.small_sdxl import read_metrics, read_weights
+from tests.sources.conftest import opened, start
 
 Make = Callable[..., TrainConfig]
 
@@ -39,14 +39,14 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 @pytest.mark.parametrize("base", ["sdxl", pytest.param("sd3", marks=pytest.mark.slow)])
 def test_two_rounds(d3po: Make, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     probes: list[Any] = []
-    joint_loss = step.joint_loss
+    joint_loss = joint.joint_loss
 
     def spy(*arguments: Any) -> Any:
         errors, loss = joint_loss(*arguments)
         probes.append((arguments[2].parts[arguments[3]].probe, errors))
         return errors, loss
 
-    monkeypatch.setattr(step, "joint_loss", spy)
+    monkeypatch.setattr(joint, "joint_loss", spy)
     done = start(d3po(base))
     out = done.parents[1]
     assert done == out / "round-2" / "train" and (done / "report.html").is_file()
@@ -68,7 +68,7 @@ def test_two_rounds(d3po: Make, base: str, monkeypatch: pytest.MonkeyPatch) -> N
     # The stored density is the step's: -error / 2 - log std - log(2 pi) / 2, with the error of the chain's policy.
     densities = torch.cat([tensor for name, tensor in kept.items() if name.endswith("/log_density")])
     probe, errors = probes[0]
-    family = open_base(d3po(base))
+    family = opened(d3po(base))
     rule, family_path = family.step, family.path
     before = torch.stack([chain[:-1] for chain in latents]).flatten(0, 1)
     after = torch.stack([chain[1:] for chain in latents]).flatten(0, 1)
@@ -90,7 +90,7 @@ def test_two_rounds(d3po: Make, base: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def step_below(folder: Path, config: TrainConfig, t: float) -> torch.Tensor:
-    times = open_base(config).chain_times(config.rounds.chain_steps)
+    times = opened(config).chain_times(config.source.chain_steps)
     return times[int((times - t).abs().argmin()) + 1][None]
 
 
@@ -150,7 +150,7 @@ def test_a_person_labels(d3po: Make, monkeypatch: pytest.MonkeyPatch, ties: bool
         given = {pair.id: "tie" if ties or place == 0 else "second" for place, pair in enumerate(pairs)}
         write_answers(labels_path(folder, ""), given, annotator="")
 
-    monkeypatch.setattr(on_policy, "serve", answers)
+    monkeypatch.setattr(preference, "serve", answers)
     said: list[str] = []
     if ties:
         with pytest.raises(ValueError, match="none of the 4 pairs has a preference"):
@@ -171,7 +171,7 @@ def test_a_reward_decides_by_the_picture(d3po: Make, reward: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": ""}, "D3PO needs labels"),
+        ({"labels": ""}, "on-policy chains need labels"),
         ({"labels": "persn"}, "persn"),
         ({"labels": "absent.py:f"}, "absent.py"),
         ({"chains_per_prompt": 1}, "chains_per_prompt must be 2 or above, got 1"),
@@ -205,7 +205,7 @@ def test_each_chain_runs_once_for_all_its_pairs(d3po: Make, monkeypatch: pytest.
         shapes.append(probe.x_t.shape[0] * probe.x_t.shape[1])
         return predict(model, probe)
 
-    monkeypatch.setattr(passes, "predict", spy)
+    monkeypatch.setattr(runner, "predict", spy)
     found = {}
     shared = {"rounds": 1, "chains_per_prompt": 4, "gradient_accumulation_steps": 1, "train_batch_size": 6}
     for name, changes in (("batch", {}), ("window", {"train_batch_size": 1, "gradient_accumulation_steps": 6})):

@@ -8,9 +8,10 @@ import datasets
 import pytest
 from accelerate.state import AcceleratorState
 
+from diffpref.backbones import Family
 from diffpref.run import randomness
-from diffpref.sources import run
 from diffpref.training.config import TrainConfig
+from diffpref.training.loop import basis_of, train
 from diffpref.training.settings import from_mapping
 from tests import small_edm, small_sd3, small_sdxl
 
@@ -35,7 +36,12 @@ def start(config: TrainConfig, said: list[str] | None = None) -> Path:
     """As a new process would: nothing is kept from the run before."""
     AcceleratorState._reset_state(reset_partial_state=True)
     randomness.epoch_order.cache_clear()
-    return run(config, say=lambda line: said.append(line) if said is not None else None)
+    return train(config, say=lambda line: said.append(line) if said is not None else None)
+
+
+def opened(config: TrainConfig) -> Family:
+    """The backbone of a run's settings."""
+    return basis_of(config, lambda line: None).family
 
 
 @pytest.fixture

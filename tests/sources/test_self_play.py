@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 
 from diffpref.backbones.adapters.lora import LORA_FILE
 from diffpref.backbones.edm import EDM
+from diffpref.backbones.prompts import collate
 from diffpref.engine.step import Engine
-from diffpref.sources import self_play
+from diffpref.run.randomness import generator
+from diffpref.sources import fakes, self_play
 from diffpref.training import loop
 from diffpref.training.config import TrainConfig
-from diffpref.training.models import open_base
-from tests.rounds.conftest import start
 from tests.small_sdxl import SIZE, read_metrics, save_pairs
+from tests.sources.conftest import opened, start
 
 Make = Callable[..., TrainConfig]
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -66,7 +67,7 @@ def test_the_best_step_is_the_next_reference(ddo: Make, monkeypatch: pytest.Monk
         # Two copies of the weights on two threads: convolutions may differ in the last bit.
         assert abs(metrics["rewards/margins"]) < 1e-4
     # Started again, nothing is trained; with overwrite_output_dir, all.
-    monkeypatch.setattr(self_play, "train", lambda *given, **options: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "fit", lambda *given, **options: pytest.fail("trained again"))
     assert start(config) == best
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         start(ddo(overwrite_output_dir=True))
@@ -111,25 +112,26 @@ def test_killed_between_a_round_and_its_line(ddo: Make) -> None:
 
 def test_fakes_are_the_references_samples(ddo: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Any] = []
-    encode = self_play.Fakes.encode
+    encode = fakes.Fakes.encode
 
     def spy(self: Any, *arguments: Any) -> Any:
         kept.append((arguments, encode(self, *arguments)))
         return kept[-1][1]
 
-    monkeypatch.setattr(self_play.Fakes, "encode", spy)
+    monkeypatch.setattr(fakes.Fakes, "encode", spy)
     config = ddo(rounds=1, samples_per_round=5, measure="")
     assert start(config) == config.run.output_dir / "round-1" / "train"
     (given, encoded) = kept[0]
-    data, family = encoded.data, open_base(config)
+    data, family = encoded.groups.encoded, opened(config)
     assert len(data) == 5
-    candidates = data.candidates(range(5), [False] * 5, [False] * 5)
-    assert candidates.scores.tolist() == [[1.0, 0.0]] * 5
+    groups = [data.group(place, mirrored=False) for place in range(5)]
+    assert [scores for _, _, scores in groups] == [(1.0, 0.0)] * 5
+    x0, prompts = torch.stack([images for images, _, _ in groups]).float(), collate([prompt for _, prompt, _ in groups])
     network = family.load_network(torch.float32)
-    seeds = [self_play.generator(0, "fake", 1, place).initial_seed() for place in range(5)]
+    seeds = [generator(0, "fake", 1, place).initial_seed() for place in range(5)]
     # The fakes are what the reference draws, through the pixels and the encoder that the real ones came through.
     drawn = family.load_decoder(network, torch.device("cpu")).sample(
-        candidates.cond,
+        prompts,
         encoded.empty,
         resolution=config.data.resolution,
         seeds=seeds,
@@ -141,8 +143,8 @@ def test_fakes_are_the_references_samples(ddo: Make, monkeypatch: pytest.MonkeyP
     encoder = family.load_encoder(torch.device("cpu"))
     latents = encoder.encode_pictures(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, [])
     # Batches differ in the last bit of a float, and that in one of 255 levels.
-    torch.testing.assert_close(candidates.x0[:, 1], latents, rtol=0, atol=1.01 / 127.5)
-    assert candidates.x0[:, 0].abs().max() <= 1 and len(set(seeds)) == 5
+    torch.testing.assert_close(x0[:, 1], latents, rtol=0, atol=1.01 / 127.5)
+    assert x0[:, 0].abs().max() <= 1 and len(set(seeds)) == 5
 
 
 def test_a_lora_round_with_pairs_as_real_pictures(ddo: Make, bases: dict[str, Path], tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_a_lora_round_with_pairs_as_real_pictures(ddo: Make, bases: dict[str, Pa
         )
     )
     assert (done / LORA_FILE).is_file() or (done / "pytorch_lora_weights.safetensors").is_file()
-    assert isinstance(open_base(ddo()), EDM)
+    assert isinstance(opened(ddo()), EDM)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_a_lora_round_with_pairs_as_real_pictures(ddo: Make, bases: dict[str, Pa
         ({"adapter": "lora"}, "set adapter: full, or rounds: 1"),
         ({"adapter": "lora", "rounds": 1}, "set adapter: full"),
         ({"rounds": 0}, "rounds must be 1 or above, got 0"),
-        ({"dataset_name": ""}, "DDO needs real pictures"),
+        ({"dataset_name": ""}, "DDO needs real images"),
         ({"dataset_name": "/nowhere"}, "/nowhere"),
         ({"samples_per_round": -1}, "samples_per_round must be 0 or above"),
         ({"measure_samples": 1}, "measure_samples must be 2 or above"),
