@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from diffpref.data.forms import form_of
 from diffpref.engine.checks import check_engine
 from diffpref.engine.plan import PLAN, Plan, read_plan
 from diffpref.engine.stored import StoredErrors
@@ -24,7 +23,6 @@ from diffpref.settings.record import fields_of
 from diffpref.training import prepare
 from diffpref.training.config import TrainConfig
 from diffpref.training.engine import Works
-from diffpref.training.health import CollapseAlarm, SaturationAlarm
 from diffpref.training.learner import build_learner
 from diffpref.training.meter import Meter
 from diffpref.training.models import accelerator_of, build_models, computing_of, open_base
@@ -188,8 +186,8 @@ def _steps(config: TrainConfig, asked: Round, ready: Prepared, plan: Plan) -> St
     meter = Meter(
         accelerator=accelerator,
         time_fraction=basis.family.time_fraction,
-        beta=getattr(config.objective, "beta", 1.0),
-        alarm=CollapseAlarm() if form_of(config.objective).compares else SaturationAlarm(),
+        beta=config.objective.beta,
+        alarm=config.objective.alarm,
     )
     return Steps(
         basis=basis,

@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from diffpref.engine.step import Compared
-from diffpref.training.health import Alarm, pair_table, summarize
+from diffpref.training.health import pair_table, summarize
+from diffpref.types import Alarm
 
 
 @dataclass(kw_only=True)
@@ -22,6 +23,8 @@ class Meter:
     """Nats of a reward for each unit of the log-ratio."""
     alarm: Alarm
     tables: list[Tensor] = field(default_factory=list)
+    remembered: Mapping[str, float] = field(default_factory=dict)
+    """What the alarm keeps from summary to summary."""
 
     def add(self, batches: Sequence[Compared]) -> None:
         """Count the batches of a step."""
@@ -36,14 +39,19 @@ class Meter:
         self.tables.clear()
         return summarize(table[:, :-1]), float(table[:, -1].mean())
 
+    def trouble(self, metrics: Mapping[str, float]) -> str | None:
+        """The alarm's text, or None while all is well."""
+        text, self.remembered = self.alarm(metrics, self.remembered)
+        return text
+
     def pending(self) -> dict[str, Any]:
         """What no summary has counted yet: it belongs to the first summary after a resume."""
         left: Any = self.accelerator.gather(torch.cat(self.tables)) if self.tables else torch.empty(0)
-        return {"tables": left.cpu(), "ratios": dict(self.alarm.ratios)}
+        return {"tables": left.cpu(), "ratios": dict(self.remembered)}
 
     def restore(self, pending: Mapping[str, Any]) -> None:
         """Go on from what `pending` gave."""
         accelerator = self.accelerator
-        self.alarm.ratios.update(pending["ratios"])
+        self.remembered = dict(pending["ratios"])
         share = slice(accelerator.process_index, accelerator.process_index + 1)
         self.tables += pending["tables"].to(accelerator.device).chunk(accelerator.num_processes)[share]

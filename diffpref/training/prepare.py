@@ -49,7 +49,7 @@ def check_run(run: Run) -> list[str]:
 def check_choices(objective: Objective, probe: ProbeChoice, source: Source) -> None:
     """Raise ValueError where the source does not give what the objective and the probe take."""
     name, gives = type(objective).__name__, source.gives
-    form = getattr(objective, "candidates", "pairs")
+    form = objective.candidates
     if form not in gives.forms:
         raise ValueError(
             f"{name} learns from {form.replace('_', ' ')}, and {type(source).__name__} gives "

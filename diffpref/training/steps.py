@@ -91,7 +91,7 @@ class Steps:
             "seconds_per_step": seconds,
             "peak_memory_gib": peak_memory_gib(),
         }
-        trouble = self.meter.alarm(metrics)
+        trouble = self.meter.trouble(metrics)
         accelerator.log(metrics, step=done)
         bar.set_postfix({short: f"{metrics[name]:.3f}" for short, name in POSTFIX.items()}, refresh=False)
         if log is not None:
