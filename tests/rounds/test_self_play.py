@@ -120,7 +120,7 @@ def test_fakes_are_the_references_samples(ddo: Make, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(self_play.Fakes, "encode", spy)
     config = ddo(rounds=1, samples_per_round=5, measure="")
     assert start(config) == config.run.output_dir / "round-1" / "train"
-    (given, encoded) = kept[0]
+    (_given, encoded) = kept[0]
     data, family = encoded.data, open_base(config)
     assert len(data) == 5
     candidates = data.candidates(range(5), [False] * 5, [False] * 5)
