@@ -142,7 +142,8 @@ def transition_probe(
 
     Args:
         x_t, x_s: the stored latents of a step, before and after it.
-        t, s: the level of each prompt's step and the one below it, in the path's unit; both above the clean end.
+        t: the level of each prompt's step in the path's unit, above the clean end.
+        s: the level below it that the step leads to, also above the clean end.
         rule: the sampler that drew x_s; by default `Ancestral()`.
 
     Raises:

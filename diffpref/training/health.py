@@ -3,17 +3,11 @@
 The loss alone says little: it starts at log 2 and moves by hundredths while t is drawn at random.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
-
 import torch
 from torch import Tensor
 
-from diffpref.objectives.alarms import COLLAPSE, NOTHING, Collapse, Saturation
 from diffpref.types import Errors
 
-__all__ = ["COLLAPSE", "COLUMNS", "CollapseAlarm", "SaturationAlarm", "pair_table", "summarize"]
 BUCKETS = 4
 SATURATED = 5.0
 """A pair whose |margin| exceeds this has a gradient below 1 % of its maximum."""
@@ -70,39 +64,3 @@ def summarize(table: Tensor) -> dict[str, float]:
             low, high = 1000 * index // BUCKETS, 1000 * (index + 1) // BUCKETS - 1
             metrics[f"accuracy/t_{low:03d}_{high:03d}"] = correct[inside].mean()
     return {name: float(value) for name, value in metrics.items()}
-
-
-@runtime_checkable
-class Alarm(Protocol):
-    """Says when a run goes wrong, from its metrics."""
-
-    ratios: dict[str, float]
-    """What it remembers from summary to summary, by name; it goes into checkpoints."""
-
-    def __call__(self, metrics: Mapping[str, float]) -> str | None:
-        """The alarm's text with its remedies, or None while all is well."""
-        ...
-
-
-@dataclass
-class SaturationAlarm:
-    """DDO's alarm."""
-
-    ratios: dict[str, float] = field(default_factory=dict)
-
-    def __call__(self, metrics: Mapping[str, float]) -> str | None:
-        """The alarm's text with its remedies, or None while all is well."""
-        return Saturation()(metrics, NOTHING)[0]
-
-
-@dataclass
-class CollapseAlarm:
-    """The alarm of the other methods, with what it remembers."""
-
-    ratios: dict[str, float] = field(default_factory=dict)
-
-    def __call__(self, metrics: Mapping[str, float]) -> str | None:
-        """The alarm's text with its remedies, or None while all is well."""
-        text, remembered = Collapse()(metrics, self.ratios)
-        self.ratios.update(remembered)
-        return text

@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image
 
+from diffpref.objectives.alarms import COLLAPSE
 from diffpref.report.curves import Record, draw_curves, finite, read_metrics, series
 from diffpref.report.page import Page
-from diffpref.training.health import COLLAPSE
 
 Figure = tuple[str, str, str]
 
