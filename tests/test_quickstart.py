@@ -9,7 +9,7 @@ import torch
 
 from diffpref.cli import main
 from diffpref.demo import quickstart
-from diffpref.training.health import COLLAPSE
+from diffpref.objectives.alarms import COLLAPSE
 from diffpref.training.loop import train
 from diffpref.training.settings import from_mapping
 
