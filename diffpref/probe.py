@@ -115,7 +115,8 @@ def transition_probe(
     D3PO's code (Yang et al. 2024, eq. 14), with no constant left over.
 
     Args:
-        t, s: the level of each prompt's step and the one below it; both above the clean end.
+        t: the level of each prompt's step, above the clean end.
+        s: the level below it that the step leads to, also above the clean end.
         rule: the sampler that drew x_s; by default `Ancestral()`.
 
     Raises:
