@@ -1,7 +1,8 @@
 """What mkdocs does not do by itself: pages reach into the repository, and are still read as files there.
 
-A line `<!-- README: HEADING -->` becomes README's section of that heading, and `CHANGELOG` all of that name in it, so that
-nothing is written twice. Links to configs and pictures, which GitHub finds beside docs/, point to copies in the site.
+A line `<!-- README: HEADING -->` becomes README's section of that heading, and with CHANGELOG all sections of that name
+in it, so that nothing is written twice. Links to configs and pictures, which GitHub finds beside docs/, point to copies
+in the site.
 """
 
 import re

@@ -1,6 +1,6 @@
 """A generator of your own for labelling: coloured clouds, which show nothing that a prompt asks for.
 
-Among real generators it is the floor: a reward that does not rank its pictures last does not read the prompt.
+Among real generators it is the floor: a reward that does not rank its images last does not read the prompt.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def clouds(device: Any) -> Callable[[list[str], list[int]], list[Image.Image]]:
 
 
 def _draw(prompts: list[str], seeds: list[int]) -> list[Image.Image]:
-    """One picture a prompt, each from its own seed alone."""
+    """One image a prompt, each from its own seed alone."""
     return [_cloud(seed) for seed in seeds]
 
 

@@ -1,8 +1,8 @@
-"""A probe of your own: the pictures of a group get opposite noises in turn.
+"""A probe of your own: the images of a group get opposite noises in turn.
 
 python -m diffpref.train --config configs/tiny-sdxl/dpo.yaml --probe examples/extension/probe.py:Opposite
 
-Diffusion-DPO's code gives both pictures of a pair one noise, its paper a noise each. This is the other extreme, for
+Diffusion-DPO's code gives both images of a pair one noise, its paper a noise each. This is the other extreme, for
 whoever wants to see how much that choice matters.
 """
 
@@ -18,7 +18,7 @@ from diffpref.types import Cond, Probe
 
 @dataclass(frozen=True)
 class Opposite:
-    """Forward noise eps at the first picture of a group, -eps at the second, eps at the third, and so on."""
+    """Forward noise eps at the first image of a group, -eps at the second, eps at the third, and so on."""
 
     @property
     def traits(self) -> Traits:

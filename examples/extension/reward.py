@@ -1,4 +1,4 @@
-"""A reward of your own: how colourful a picture is (Hasler & Süsstrunk 2003).
+"""A reward of your own: how colourful an image is (Hasler & Süsstrunk 2003).
 
 diffpref reward evaluate --reward examples/extension/reward.py:colourfulness \
     --dataset_name assets/emoji-pairs/heldout.parquet
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def colourfulness(images: list[Image.Image], prompts: list[str]) -> list[float]:
-    """One number a picture, 0 for grey ones and about 100 for very colourful ones; it does not read the prompts."""
+    """One number an image, 0 for grey ones and about 100 for very colourful ones; it does not read the prompts."""
     return [_colourfulness(np.asarray(image.convert("RGB"), dtype=np.float64)) for image in images]
 
 

@@ -147,7 +147,7 @@ def installed(package: str) -> bool:
 def test_the_wheel_of_xformers_loads_or_says_what_it_lacks() -> None:
     loaded, said = load_apart()
     lacks = not (torch.version.cuda or "").startswith("12.") and not installed("nvidia-cuda-runtime-cu12")
-    assert loaded or "xformers" in said and "torch" in said
+    assert loaded or ("xformers" in said and "torch" in said)
     if lacks and torch.version.cuda is not None:
         assert not loaded and "libcudart.so.12" in said and "pip install nvidia-cuda-runtime-cu12" in said
 

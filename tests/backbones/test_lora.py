@@ -90,7 +90,7 @@ def test_the_policy_is_back_on_after_an_error(base: Checkpoint, network: UNet2DC
     policy = SDXLNetwork(network, SDXL(base).path)
     before = policy(*inputs())
     x_t, t, cond = inputs()
-    with pytest.raises(Exception):  # noqa: B017, PT011
+    with pytest.raises(Exception):  # noqa: B017
         AdapterOff(policy, network)(x_t[:, :1], t, cond)
     assert torch.equal(policy(*inputs()), before)
 

@@ -69,7 +69,7 @@ def test_after_an_error_in_a_forward_layers_cast_their_own() -> None:
     network, output = half()
     layer = next(m for m in network.modules() if isinstance(m, FusedLinear))
     output()
-    with pytest.raises(Exception):  # noqa: B017, PT011
+    with pytest.raises(Exception):  # noqa: B017
         network(torch.zeros(1))
     assert not layer.copies.fresh
 

@@ -26,7 +26,7 @@ def samples(mean: torch.Tensor, root: torch.Tensor, n: int, seed: int = 0) -> to
 
 
 @pytest.mark.parametrize(
-    "wins, n, low, high",
+    ("wins", "n", "low", "high"),
     [
         (0, 10, 0.0, 0.2775),
         (5, 10, 0.2366, 0.7634),
@@ -48,7 +48,7 @@ def test_wilson_ends_solve_the_score_equation() -> None:
         assert abs(33.5 / 80 - end) / math.sqrt(end * (1 - end) / 80) == pytest.approx(2.575829, abs=1e-5)
 
 
-@pytest.mark.parametrize("wins, n, confidence", [(0, 0, 0.95), (-1, 4, 0.95), (5, 4, 0.95), (1, 4, 1.0)])
+@pytest.mark.parametrize(("wins", "n", "confidence"), [(0, 0, 0.95), (-1, 4, 0.95), (5, 4, 0.95), (1, 4, 1.0)])
 def test_wilson_refuses_what_is_no_share(wins: int, n: int, confidence: float) -> None:
     with pytest.raises(ValueError, match="must be in|at least one"):
         wilson_interval(wins, n, confidence)

@@ -121,7 +121,7 @@ def test_fakes_are_the_references_samples(ddo: Make, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(fakes.Fakes, "encode", spy)
     config = ddo(rounds=1, samples_per_round=5, measure="")
     assert start(config) == config.run.output_dir / "round-1" / "train"
-    (given, encoded) = kept[0]
+    (_given, encoded) = kept[0]
     data, family = encoded.groups.encoded, opened(config)
     assert len(data) == 5
     groups = [data.group(place, mirrored=False) for place in range(5)]
