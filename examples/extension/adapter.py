@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from diffpref.backbones import Family
+from diffpref.backbones import Kind
 from diffpref.backbones.adapters import Adapter, Full
 
 
@@ -31,7 +31,7 @@ class SomeWeights(Full):
         """The same without the settings that change no count."""
         return replace(self, reference_memory="resident")
 
-    def attach(self, network: torch.nn.Module, family: Family, *, seed: int) -> Sequence[str]:
+    def attach(self, network: torch.nn.Module, family: Kind, *, seed: int) -> Sequence[str]:
         """Mark what is trained; returns a line for the log.
 
         Raises:
