@@ -49,8 +49,7 @@ def stream(data: ImageGroups, **changes: Any) -> Iterator[Batch]:
     rank, processes = cuts["share"]
     share = Share(size=cuts["size"], accumulation=cuts["accumulation"], rank=rank, processes=processes)
     drawing = Drawing(draw_t=SDXL(Checkpoint("")).draw_t, empty_prompt=EMPTY, complete=lambda prompts: prompts, **draws)
-    found = batches(data, drawing, share, first_step=cuts["first_step"], steps=cuts["steps"])
-    return found  # type: ignore[return-value]
+    return batches(data, drawing, share, first_step=cuts["first_step"], steps=cuts["steps"])
 
 
 def flat(found: Iterator[Batch] | list[Batch]) -> dict[str, torch.Tensor]:
