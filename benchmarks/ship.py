@@ -22,8 +22,11 @@ def questions(config: Path) -> list[tuple[Setup, str, tuple[int, ...]]]:
     settings = from_yaml(config)
     found: list[tuple[Setup, str, tuple[int, ...]]] = []
     for checkpointing in (False, True):
-        setup = replace(setup_of(settings), checkpointing=checkpointing)
-        groups, k, _ = batch_of(settings)
+        setup = replace(
+            setup_of(settings.model, settings.run, settings.adapter, settings.probe, settings.data.resolution),
+            checkpointing=checkpointing,
+        )
+        groups, k, _ = batch_of(settings.optimization, settings.objective, settings.source)
         found += [(setup, "size", ()), (setup, "graph", ())]
         found += [(setup, name, counted_size(name, groups, k)) for name in MODES]
     return found

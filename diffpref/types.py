@@ -5,7 +5,7 @@ Annotations name the shapes; the tests check them at every call, an ordinary run
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, cast, runtime_checkable
+from typing import ClassVar, Protocol, TypeAlias, cast, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -108,25 +108,17 @@ class Objective(Protocol):
 
     The four attributes have no default anywhere: they say what a run needs to know of a method beside its loss."""
 
-    @property
-    def candidates(self) -> str:
-        """What a group holds: "pairs", "lists" (3 or more images), "chain_pairs" (two sampler steps) or "real_fake"."""
-        ...
-
-    @property
-    def scaling(self) -> str:
-        """How rewards become scores: "none" (only their order counts), "min_max" (to [0, 1] over the data set) or
-        "win_fraction" (the share of the other images that each beats)."""
-        ...
+    candidates: ClassVar[str]
+    """What a group holds: "pairs", "lists" (3 or more images), "chain_pairs" (two sampler steps) or "real_fake"."""
+    scaling: ClassVar[str]
+    """How rewards become scores: "none" (only their order counts), "min_max" (to [0, 1] over the data set) or
+    "win_fraction" (the share of the other images that each beats)."""
+    alarm: ClassVar[Alarm]
+    """When a run of this method goes wrong."""
 
     @property
     def beta(self) -> float:
         """Inverse temperature: beta times a log-ratio is the reward in nats that the logs show; above 0."""
-        ...
-
-    @property
-    def alarm(self) -> Alarm:
-        """When a run of this method goes wrong."""
         ...
 
     def __call__(self, errors: Errors, scores: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:

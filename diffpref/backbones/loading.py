@@ -18,7 +18,7 @@ def read_config(kind: type[ConfigMixin], checkpoint: Checkpoint, component: str 
     Args:
         kind: a class of diffusers that knows the name of that file.
     """
-    where = {} if component is None else {"subfolder": component}
+    where: dict[str, Any] = {} if component is None else {"subfolder": component}
     # diffusers annotates it as if it could return a tuple.
     found: Any = kind.load_config(checkpoint.source, revision=checkpoint.revision, **where)
     return dict(found)

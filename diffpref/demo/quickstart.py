@@ -6,7 +6,7 @@ through stock diffusers, a judge that training never saw, and a page that shows 
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from diffpref.demo.compare import HandComparison
     from diffpref.training.config import TrainConfig
+    from diffpref.training.groups import Validation
 
 CONFIGS = {"lora": "configs/tiny-sdxl/dpo.yaml", "full": "configs/tiny-sdxl/dpo-full.yaml"}
 HELDOUT = "assets/emoji-pairs/heldout.parquet"
@@ -59,8 +60,10 @@ def spread(count: int, wanted: int) -> range:
     return range(0, count, max(1, count // wanted))[:wanted]
 
 
-def draw(model: Path, tuned: Path | None, prompts: Sequence[str], config: "TrainConfig") -> "list[Image.Image]":
-    """A picture for each prompt, by a stock pipeline, with the trained weights of `tuned` where it is given."""
+def draw(
+    model: Path, tuned: Path | None, prompts: Sequence[str], settings: "Validation", *, side: int, seed: int
+) -> "list[Image.Image]":
+    """An image for each prompt, by a stock pipeline, with the trained weights of `tuned` where it is given."""
     import torch
     from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
@@ -76,11 +79,11 @@ def draw(model: Path, tuned: Path | None, prompts: Sequence[str], config: "Train
         part = list(prompts[first : first + batch])
         pictures += pipeline(
             part,
-            height=config.data.resolution,
-            width=config.data.resolution,
-            num_inference_steps=config.validation.num_inference_steps,
-            guidance_scale=config.validation.guidance_scale,
-            generator=[torch.Generator().manual_seed(config.run.seed + first + i) for i in range(len(part))],
+            height=side,
+            width=side,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            generator=[torch.Generator().manual_seed(seed + first + i) for i in range(len(part))],
         ).images
     return pictures
 
@@ -110,20 +113,22 @@ def main(arguments: list[str]) -> int:
     from diffpref.training.prepare import check_output
 
     config = settings(options)
-    check_output(config)
+    check_output(config.run)
     heldout = read_preferences(embedded(HELDOUT))
     chosen = [decode(row.images[row.scores.index(max(row.scores))]) for row in heldout]
     captions = [heldout[place].prompt for place in spread(len(heldout), options.captions)]
     model = embedded("assets/tiny-sdxl")
     say(f"drawing {len(captions)} held-out captions with the base model")
-    before = draw(model, None, captions, config)
+    look, seed, side = config.validation, config.run.seed, config.data.resolution
+    before = draw(model, None, captions, look, side=side, seed=seed)
     say(f"fine-tuning: DPO towards {ARTIST}'s hand, {config.optimization.max_train_steps} steps")
     run = train(config, say=say)
     say("drawing the same captions, from the same seeds, with the tuned weights in stock diffusers")
-    after = draw(model, run, captions, config)
+    after = draw(model, run, captions, look, side=side, seed=seed)
     judge = Judge.load(embedded("assets/judge"))
     result = compare_hands(judge, base=before, tuned=after, captions=captions, artist=ARTIST, real=chosen)
-    report = write_result(run, config, result, before, after, captions, time.monotonic() - start)
+    drawn = dataclasses.asdict(look) | {"seed": seed}
+    report = write_result(run, drawn, result, before, after, captions, time.monotonic() - start)
     print()
     for name, first, second in result.table():
         print(f"{name:44} {first!s:>24} {second!s:>24}")
@@ -134,7 +139,7 @@ def main(arguments: list[str]) -> int:
 
 def write_result(
     run: Path,
-    config: "TrainConfig",
+    settings: Mapping[str, object],
     result: "HandComparison",
     before: "Sequence[Image.Image]",
     after: "Sequence[Image.Image]",
@@ -169,7 +174,7 @@ def write_result(
             f"{len(captions)} captions that training never saw, the same prompt and seed before and after, judged by a "
             "classifier that training never used. The interval is Wilson's at 95 %.",
         ],
-        "settings": dataclasses.asdict(config.validation) | {"seed": config.run.seed},
+        "settings": dict(settings),
         "comparison": result.to_json(),
         "seconds": seconds,
         "peak_memory_gib": peak_memory_gib(),

@@ -8,19 +8,19 @@ from typing import Any
 from diffpref.backbones import family_class
 from diffpref.counting.architectures import BUILT_IN, Architecture
 from diffpref.counting.networks import family_of
-from diffpref.training.config import TrainConfig
+from diffpref.training.groups import Model
 
 
-def architecture_of(config: TrainConfig) -> Architecture:
-    """The architecture of the config's base model.
+def architecture_of(model: Model) -> Architecture:
+    """The architecture of a base model.
 
     Raises:
         ValueError: an unknown one, or a folder that is no supported pipeline.
     """
-    name = config.model.pretrained_model_name_or_path
+    name = model.pretrained_model_name_or_path
     if not name:
         raise ValueError("pretrained_model_name_or_path is empty: give a pipeline folder or a name on the hub.")
-    folder = Path(name) if Path(name).is_dir() else _cached(name, config.model.revision)
+    folder = Path(name) if Path(name).is_dir() else _cached(name, model.revision)
     if folder is not None:
         return read_architecture(folder, name)
     if name in BUILT_IN:
@@ -41,9 +41,9 @@ def read_architecture(folder: Path, name: str) -> Architecture:
     return Architecture(name, pipeline, network, None, tuple(encoders), lengths)
 
 
-def text_tokens(config: TrainConfig, architecture: Architecture) -> int | None:
+def text_tokens(architecture: Architecture, max_sequence_length: int) -> int | None:
     """Tokens of the prompt as the network sees it; None for the architecture's own number."""
-    return family_of(architecture).prompt_tokens(architecture.text_lengths, config.model.max_sequence_length)
+    return family_of(architecture).prompt_tokens(architecture.text_lengths, max_sequence_length)
 
 
 def _cached(name: str, revision: str | None) -> Path | None:

@@ -86,10 +86,11 @@ def _run(arguments: list[str], size: float | None) -> tuple[list[str], dict[str,
     print("counting on meta tensors ...", file=sys.stderr)
     quiet_libraries()
     from diffpref.doctor.environment import gpu_gib
-    from diffpref.doctor.needs import asked_of, needs_of
+    from diffpref.doctor.needs import Asked, needs_of
     from diffpref.doctor.table import mapping, text
 
-    needs, asked = needs_of(config), asked_of(config)
+    needs = needs_of(config)
+    asked = Asked(config.mode, config.run.gradient_checkpointing, config.engine.memory_budget_gib)
     size = size if size is not None else gpu_gib()
     return [text(needs, asked, size)], {"kind": "train", **mapping(needs, asked, size)}, config.run.output_dir
 

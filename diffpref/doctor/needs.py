@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from diffpref.backbones.adapters import Adapter
 from diffpref.counting.kept import Facts, facts
 from diffpref.counting.steps import Setup
 from diffpref.data.forms import form_of
@@ -11,8 +12,12 @@ from diffpref.engine.memory import GIB, KEPT_FREE
 from diffpref.engine.modes import MODES, Auto, Mode, Work
 from diffpref.engine.modes.base import TRANSIENT
 from diffpref.engine.plan import Plan, choose
+from diffpref.probes import ProbeChoice
 from diffpref.run.precision import PRECISIONS
 from diffpref.training.config import TrainConfig
+from diffpref.training.groups import Model, Optimization, Run
+from diffpref.training.rounds import Source
+from diffpref.types import Objective
 
 
 @dataclass(frozen=True)
@@ -59,27 +64,26 @@ class Needs:
         return self.weights + self.adapter + self.reference + self.gradients + self.optimizer + self.ema
 
 
-def setup_of(config: TrainConfig) -> Setup:
+def setup_of(model: Model, run: Run, adapter: Adapter, probe: ProbeChoice, resolution: int) -> Setup:
     """What the counts of a run depend on, without checkpointing."""
-    architecture = architecture_of(config)
+    architecture = architecture_of(model)
     return Setup(
         architecture,
-        config.data.resolution,
-        config.adapter.counted(),
-        precision=config.run.mixed_precision,
-        text_tokens=text_tokens(config, architecture),
-        guidance=config.probe.traits.guidance,
+        resolution,
+        adapter.counted(),
+        precision=run.mixed_precision,
+        text_tokens=text_tokens(architecture, model.max_sequence_length),
+        guidance=probe.traits.guidance,
     )
 
 
-def batch_of(config: TrainConfig) -> tuple[int, int, int]:
-    """As the engine's `sizes`: groups, pictures of a group, and those of a batch where its groups are cut."""
-    batch = config.optimization
+def batch_of(optimization: Optimization, objective: Objective, source: Source) -> tuple[int, int, int]:
+    """As the engine's `sizes`: groups, images of a group, and those of a batch where its groups are cut."""
     return sizes(
-        batch.train_batch_size,
-        form_of(config.objective).usual,
-        chains=config.source.gives.together,
-        accumulation=batch.gradient_accumulation_steps,
+        optimization.train_batch_size,
+        form_of(objective).usual,
+        chains=source.gives.together,
+        accumulation=optimization.gradient_accumulation_steps,
     )
 
 
@@ -89,7 +93,8 @@ def needs_of(config: TrainConfig) -> Needs:
     Raises:
         ValueError: an unknown architecture, or settings that it cannot be trained with.
     """
-    setup, (groups, k, alone) = setup_of(config), batch_of(config)
+    setup = setup_of(config.model, config.run, config.adapter, config.probe, config.data.resolution)
+    groups, k, alone = batch_of(config.optimization, config.objective, config.source)
     found = {
         checkpointing: facts(replace(setup, checkpointing=checkpointing), groups, k) for checkpointing in (False, True)
     }
@@ -142,11 +147,6 @@ class Asked:
     checkpointing: bool
     budget_gib: float = 0.0
     """For graphs and scratches; 0 takes what is free."""
-
-
-def asked_of(config: TrainConfig) -> Asked:
-    """What a run's settings ask."""
-    return Asked(config.mode, config.run.gradient_checkpointing, config.engine.memory_budget_gib)
 
 
 def plan_for(needs: Needs, gpu: float, asked: Asked) -> Plan:

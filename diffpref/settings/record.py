@@ -111,7 +111,8 @@ class Reader(Generic[T]):
 
     def all_keys(self) -> set[str]:
         """Every key that some choice has."""
-        keys = {part.name if part.listed else part.axis.key for part in self.parts if part.listed or part.axis}
+        keys = {part.name for part in self.parts if part.listed}
+        keys |= {part.axis.key for part in self.parts if part.axis is not None}
         for part in self.parts:
             if part.axis is not None:
                 keys |= {key for _, some in part.axis.keys() for key in some}

@@ -43,6 +43,7 @@ def train(config: TrainConfig, *, say: Say = print) -> Path:
     trackers = check_settings(config)
     basis = basis_of(config, say)
     config.source.check(basis)
+    config.adapter.check(basis.family)
     rounds = config.source.each_round(basis, to_mapping(config))
     while True:
         try:
@@ -55,7 +56,6 @@ def train(config: TrainConfig, *, say: Say = print) -> Path:
 def basis_of(config: TrainConfig, say: Say) -> Basis:
     """What the run is built on; opens the backbone, whose weights come later."""
     family = open_base(config.model, config.times, resolution=config.data.resolution)
-    config.adapter.check(family)
     return Basis(
         family=family,
         data=config.data,

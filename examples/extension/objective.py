@@ -12,7 +12,8 @@ from annotated_types import Gt
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.types import Errors
+from diffpref.objectives.alarms import Collapse
+from diffpref.types import Alarm, Errors
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Hinge:
     """What a group holds: pairs, lists, chain_pairs or real_fake."""
     scaling: ClassVar[str] = "none"
     """How rewards become scores; none, where only their order counts."""
+    alarm: ClassVar[Alarm] = Collapse()
+    """When a run goes wrong: the errors of both images rise."""
 
     beta: Annotated[float, Gt(0)] = 2000.0
     """Inverse temperature on mean squared errors."""

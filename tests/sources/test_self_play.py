@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from diffpref.backbones import Family
 from diffpref.backbones.adapters.lora import LORA_FILE
 from diffpref.backbones.edm import EDM
 from diffpref.backbones.prompts import collate
@@ -43,9 +44,10 @@ def test_the_best_step_is_the_next_reference(ddo: Make, monkeypatch: pytest.Monk
     out, seen = config.run.output_dir, []
     build = loop.build_models
 
-    def spy(config: TrainConfig, *rest: Any) -> Any:
-        models = build(config, *rest)
-        seen.append((config.model.network_weights, {n: t.clone() for n, t in models.network.state_dict().items()}))
+    def spy(family: Family, *rest: Any, **options: Any) -> Any:
+        models = build(family, *rest, **options)
+        weights = {name: tensor.clone() for name, tensor in models.network.state_dict().items()}
+        seen.append((family.checkpoint.network_weights, weights))
         return models
 
     monkeypatch.setattr(loop, "build_models", spy)

@@ -85,7 +85,7 @@ def test_pictures_and_unique_prompts_are_encoded_once(rows: Preferences, tmp_pat
     assert (encoder.pictures, encoder.prompts, len(data)) == (16, 4, 8)
     again = Counter()
     assert encode(rows, again, tmp_path).fingerprint == data.fingerprint
-    assert (again.images, again.prompts) == (0, 0)
+    assert (again.pictures, again.prompts) == (0, 0)
 
 
 CHANGES = {
