@@ -1,13 +1,15 @@
-"""Stage `filter`: which pictures are black, flat, or much like another one of their prompt; needs no GPU.
+"""Stage `filter`: which images are black, flat, or much like another one of their prompt; needs no GPU.
 
 Its verdicts go into the labels only: pictures are scored whatever they are, so that another threshold costs no scores.
 """
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
+from annotated_types import Ge, Le
 from PIL import Image
 
 from diffpref.files.identity import value_hash
@@ -28,23 +30,38 @@ def difference_hash(image: Image.Image, side: int = 16) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class ImageChecks:
+    """What is wrong with an image by itself or next to the others of its prompt."""
+
+    duplicate_pictures: Literal["flag", "drop"] = "flag"
+    """What happens to an image that looks like an earlier one of its prompt."""
+    duplicate_bits: Annotated[int, Ge(0), Le(256)] = 6
+    """Two images are near-duplicates where their 256-bit difference hashes differ in at most this many bits."""
+    black_level: int = 8
+    """An image without a brighter pixel is black, as safety checkers return it; 0 to 255."""
+    flat_std: float = 1.5
+    """An image whose grey levels deviate less is flat; 0 to 255."""
+
+
+@dataclass(frozen=True)
 class Filter:
-    """The verdict on every picture of a shard."""
+    """The verdict on every image of a shard."""
 
     plan: Plan
+    checks: ImageChecks
     keep: bool = False
 
     @property
     def name(self) -> str:
         return "filter"
 
-    def pictures(self, shard: int) -> int:
+    def images(self, shard: int) -> int:
         return self.plan.count(shard)
 
     @property
     def settings(self) -> str:
-        labels = self.plan.config.labels
-        return value_hash([labels.duplicate_pictures, labels.duplicate_bits, labels.black_level, labels.flat_std])
+        checks = self.checks
+        return value_hash([checks.duplicate_pictures, checks.duplicate_bits, checks.black_level, checks.flat_std])
 
     def inputs(self, shard: int) -> str:
         return inputs_of(images_markers(self.plan, shard))
@@ -53,7 +70,7 @@ class Filter:
         return self._shard
 
     def _shard(self, number: int, report: Report) -> Made:
-        sources = [Source(self.plan, number, generator.name) for generator in self.plan.config.generators]
+        sources = [Source(self.plan, number, generator.name) for generator in self.plan.generators]
         rows = []
         for prompt_id, _ in self.plan.rows(number):
             seen: list[tuple[str, np.ndarray]] = []
@@ -63,23 +80,22 @@ class Filter:
                     if status == "ok":
                         row |= self._verdict(source.reader.picture(image_id), image_id, seen)
                     rows.append(row)
-            report(self.plan.config.candidates)
+            report(self.plan.candidates)
         for source in sources:
             source.reader.close()
         write_table(shard_of(self, number).path(".parquet"), pa.Table.from_pylist(rows, schema=SCHEMA))
         return Made((".parquet",), count(rows))
 
     def _verdict(self, image: Image.Image, image_id: str, seen: list[tuple[str, np.ndarray]]) -> dict[str, object]:
-        labels = self.plan.config.labels
-        if max(high for _, high in image.getextrema()) <= labels.black_level:  # type: ignore[misc]
+        if max(high for _, high in image.getextrema()) <= self.checks.black_level:  # type: ignore[misc]
             return {"status": "black_image"}
-        if np.asarray(image.convert("L"), dtype=np.float64).std() < labels.flat_std:
+        if np.asarray(image.convert("L"), dtype=np.float64).std() < self.checks.flat_std:
             return {"status": "flat_image"}
-        mine = difference_hash(image)
-        near = [(int((mine != theirs).sum()), other) for other, theirs in seen]
-        seen.append((image_id, mine))
+        bits_of_image = difference_hash(image)
+        near = [(int((bits_of_image != bits_of_other).sum()), other) for other, bits_of_other in seen]
+        seen.append((image_id, bits_of_image))
         bits, other = min(near, default=(257, ""))
-        if bits > labels.duplicate_bits:
+        if bits > self.checks.duplicate_bits:
             return {"bits": bits if near else None}
-        status = "near_duplicate" if labels.duplicate_pictures == "drop" else "ok"
+        status = "near_duplicate" if self.checks.duplicate_pictures == "drop" else "ok"
         return {"status": status, "duplicate_of": other, "bits": bits}

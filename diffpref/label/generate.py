@@ -8,8 +8,9 @@ import pyarrow as pa
 import torch
 
 from diffpref.files.identity import value_hash
-from diffpref.label.config import GeneratorSettings
-from diffpref.label.generators import Drawn, Generator, load_generator
+from diffpref.label.entries import GeneratorSettings
+from diffpref.label.generators import Generator
+from diffpref.label.generators.drawn import Drawn
 from diffpref.label.images import TarWriter
 from diffpref.label.plan import Plan, Planned, seed_of
 from diffpref.label.provenance import versions
@@ -38,13 +39,17 @@ class Generate:
 
     plan: Plan
     generator: GeneratorSettings
+    retries: int
+    """How often an image that failed is drawn again."""
+    max_failure_share: float
+    """A shard with a larger share of failures stops the run."""
     keep: bool = True
 
     @property
     def name(self) -> str:
         return f"images/{self.generator.name}"
 
-    def pictures(self, shard: int) -> int:
+    def images(self, shard: int) -> int:
         return len(self.plan.rows(shard)) * self.generator.samples
 
     @property
@@ -55,8 +60,7 @@ class Generate:
         return value_hash([list(row) for row in self.plan.rows(shard)])
 
     def open(self, device: torch.device) -> Work:
-        drawing = _Drawing(self, load_generator(self.generator, device))
-        return drawing.shard
+        return _Drawing(self, self.generator.source.open(device, self.generator.name)).shard
 
 
 class _Drawing:
@@ -64,13 +68,13 @@ class _Drawing:
 
     def __init__(self, stage: Generate, generator: Generator) -> None:
         self.stage, self.generator = stage, generator
-        self.settings, self.run = stage.generator, stage.plan.config.run
+        self.settings = stage.generator
 
     def shard(self, number: int, report: Report) -> Made:
         """Draw a shard; its files appear when all of it is drawn."""
         shard = shard_of(self.stage, number)
-        planned = self.stage.plan.pictures(number, self.settings)
-        failures = Failures(shard.name, len(planned), self.run.max_failure_share)
+        planned = self.stage.plan.images(number, self.settings)
+        failures = Failures(shard.name, len(planned), self.stage.max_failure_share)
         rows: list[dict[str, Any]] = []
         with durable(shard.path(".tar")) as path, TarWriter(path) as tar:
             for first in range(0, len(planned), self.settings.batch_size):
@@ -102,7 +106,7 @@ class _Drawing:
         }
 
     def _seed(self, picture: Planned, attempt: int) -> int:
-        return seed_of(self.run.seed, picture.prompt_id, self.settings.name, picture.sample, attempt)
+        return seed_of(self.stage.plan.seed, picture.prompt_id, self.settings.name, picture.sample, attempt)
 
     def _batch(self, batch: Sequence[Planned]) -> list[tuple[Drawn, int]]:
         """Each picture with the number of its attempt; what fails is drawn alone, then from the seeds that follow."""
@@ -117,9 +121,9 @@ class _Drawing:
         return [(d, 0) if d.image is not None else self._again(p, d) for p, d in zip(batch, drawn, strict=True)]
 
     def _again(self, picture: Planned, last: Drawn) -> tuple[Drawn, int]:
-        attempts = [attempt for attempt in range(self.run.retries + 1) if attempt > 0 or last.status == "gen_error"]
+        attempts = [attempt for attempt in range(self.stage.retries + 1) if attempt > 0 or last.status == "gen_error"]
         attempt = 0
-        for attempt in attempts if self.run.retries else []:
+        for attempt in attempts if self.stage.retries else []:
             try:
                 (last,) = self.generator([picture.prompt], [self._seed(picture, attempt)])
             except Exception as problem:

@@ -116,7 +116,7 @@ def images_markers(plan: Plan, number: int) -> list[Marker]:
         ValueError: images that are not drawn yet.
     """
     markers = []
-    for generator in plan.config.generators:
+    for generator in plan.generators:
         marker = Shard(plan.root, f"images/{generator.name}", number).marker()
         if marker is None:
             raise ValueError(

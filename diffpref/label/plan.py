@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 
 from diffpref.files import atomic
 from diffpref.files.identity import sha256, value_hash
-from diffpref.label.config import GeneratorSettings, LabelConfig
-from diffpref.label.generators import check_generator, identity
+from diffpref.label.entries import GeneratorSettings
 from diffpref.label.prompts import PromptSettings, check_prompts
 from diffpref.label.shards import FileHashes, write_table
 
@@ -48,9 +47,13 @@ class Plan:
     """The plan of a run, as it lies in the run's folder."""
 
     root: Path
-    config: LabelConfig
+    seed: int
+    """Every image's seed follows from it."""
+    shard_size: int
+    """Prompts of a shard."""
+    generators: Sequence[GeneratorSettings]
     generator_keys: Mapping[str, str]
-    """Name the pictures of each generator: equal for equal pictures."""
+    """Name the images of each generator: equal for equal images."""
     prompts_key: str
     """Names the kept prompts."""
     prompt_ids: Sequence[str]
@@ -58,24 +61,29 @@ class Plan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """To another process goes the folder's name: a million prompts are read there, not sent with each shard."""
-        return _arrived, (self.root, self.config, dict(self.generator_keys), self.prompts_key)
+        values = (self.root, self.seed, self.shard_size, self.generators, dict(self.generator_keys), self.prompts_key)
+        return _arrived, values
 
     @property
     def shards(self) -> int:
         """How many shards there are."""
-        return -(-len(self.prompts) // self.config.run.shard_size)
+        return -(-len(self.prompts) // self.shard_size)
+
+    @property
+    def candidates(self) -> int:
+        """Images that are planned for each prompt."""
+        return sum(generator.samples for generator in self.generators)
 
     def rows(self, shard: int) -> list[tuple[str, str]]:
         """(id, text) of each prompt of a shard."""
-        size = self.config.run.shard_size
-        part = slice(shard * size, (shard + 1) * size)
-        return list(zip(self.prompt_ids[part], self.prompts[part], strict=True))
+        rows = slice(shard * self.shard_size, (shard + 1) * self.shard_size)
+        return list(zip(self.prompt_ids[rows], self.prompts[rows], strict=True))
 
     def count(self, shard: int) -> int:
         """How many pictures a shard has, of all generators."""
-        return len(self.rows(shard)) * self.config.candidates
+        return len(self.rows(shard)) * self.candidates
 
-    def pictures(self, shard: int, generator: GeneratorSettings) -> list[Planned]:
+    def images(self, shard: int, generator: GeneratorSettings) -> list[Planned]:
         """The pictures of one generator in a shard, in the order in which they are drawn and kept."""
         return [
             Planned(f"{prompt_id}-{generator.name}-{sample}", prompt_id, prompt, sample)
@@ -84,16 +92,24 @@ class Plan:
         ]
 
 
-def make_plan(config: LabelConfig, hashes: FileHashes | None = None) -> Plan:
+def make_plan(
+    root: Path,
+    prompts: PromptSettings,
+    generators: Sequence[GeneratorSettings],
+    *,
+    seed: int,
+    shard_size: int,
+    hashes: FileHashes | None = None,
+) -> Plan:
     """The plan in the run's folder; writes it where there is none.
 
     Args:
+        shard_size: prompts of a shard.
         hashes: of the files of generators and prompts; remembered in the run's folder.
 
     Raises:
         ValueError: prompts or generators that cannot be used, or another plan in the folder.
     """
-    root = config.run.output_dir
     if root.exists() and not root.is_dir():
         raise ValueError(f"output_dir {root} is a file: choose a folder.")
     old = _read(root)
@@ -102,17 +118,17 @@ def make_plan(config: LabelConfig, hashes: FileHashes | None = None) -> Plan:
     hashes = hashes or FileHashes(root)
     now: dict[str, Any] = {
         "format": FORMAT,
-        "seed": config.run.seed,
-        "shard_size": config.run.shard_size,
-        "generators": {g.name: identity(g, hashes) for g in config.generators},
-        "prompt_source": _source(config.prompts, hashes),
+        "seed": seed,
+        "shard_size": shard_size,
+        "generators": {generator.name: generator.identity(hashes) for generator in generators},
+        "prompt_source": _source(prompts, hashes),
     }
-    for generator in config.generators:
-        check_generator(generator)
+    for generator in generators:
+        generator.source.check(generator.name)
     if old is not None and old.get("prompt_source") == now["prompt_source"]:
         now["prompts"] = old.get("prompts")
     else:
-        checked = check_prompts(config.prompts)
+        checked = check_prompts(prompts)
         table = pa.Table.from_pylist([asdict(prompt) for prompt in checked])
         kept = [prompt for prompt in checked if prompt.kept]
         now["prompts"] = value_hash([[prompt.prompt_id, prompt.prompt] for prompt in kept])
@@ -127,11 +143,18 @@ def make_plan(config: LabelConfig, hashes: FileHashes | None = None) -> Plan:
     hashes.save()
     ids, texts = _kept(root, now["prompts"])
     keys = {name: value_hash([now["seed"], identity_]) for name, identity_ in now["generators"].items()}
-    return Plan(root, config, keys, now["prompts"], ids, texts)
+    return Plan(root, seed, shard_size, generators, keys, now["prompts"], ids, texts)
 
 
-def _arrived(root: Path, config: LabelConfig, keys: Mapping[str, str], prompts_key: str) -> Plan:
-    return Plan(root, config, keys, prompts_key, *_kept_once(root, prompts_key))
+def _arrived(
+    root: Path,
+    seed: int,
+    shard_size: int,
+    generators: Sequence[GeneratorSettings],
+    keys: Mapping[str, str],
+    prompts_key: str,
+) -> Plan:
+    return Plan(root, seed, shard_size, generators, keys, prompts_key, *_kept_once(root, prompts_key))
 
 
 @lru_cache(maxsize=1)
@@ -187,6 +210,6 @@ def _compare(root: Path, old: Mapping[str, Any], now: Mapping[str, Any]) -> None
         differences.append("the order of the generators")
     if differences:
         raise ValueError(
-            f"{root} holds the pictures of another plan; these differ: {'; '.join(differences)}. Choose another "
+            f"{root} holds the images of another plan; these differ: {'; '.join(differences)}. Choose another "
             "--output_dir, or set them back. Rewards, labels and packs may be changed in place."
         )

@@ -5,9 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
+
+from annotated_types import Ge, Gt, Le
 
 from diffpref.files.identity import sha256
+from diffpref.settings import bounds
 
 Status: TypeAlias = Literal["ok", "duplicate", "near_duplicate", "evaluation_set", "too_long"]
 
@@ -20,13 +23,13 @@ class PromptSettings:
     """A .txt with one prompt a line, a .tsv, .csv, .json, .jsonl or .parquet with a prompt column, or a data set."""
     split: str = "train"
     """The data set's split."""
-    max_prompts: int | None = None
+    max_prompts: Annotated[int, Ge(1)] | None = None
     """Stop after this many prompts that are kept."""
     near_duplicates: Literal["drop", "flag"] = "drop"
     """What happens to a prompt that says nearly the same as an earlier one."""
-    similarity: float = 0.8
+    similarity: Annotated[float, Gt(0), Le(1)] = 0.8
     """Prompts are near-duplicates where they share this part of their pairs of neighbouring words, in (0, 1]."""
-    max_tokens: int = 77
+    max_tokens: Annotated[int, Ge(3)] = 77
     """CLIP tokens, start and end included, that a text encoder reads; what is beyond is cut off there."""
     too_long: Literal["flag", "drop"] = "flag"
     """What happens to a prompt of more tokens."""
@@ -34,15 +37,8 @@ class PromptSettings:
     """Evaluation sets, each a file as `prompts`: what equals one of their prompts, or nearly does, is left out."""
 
     def __post_init__(self) -> None:
-        if self.max_prompts is not None and self.max_prompts < 1:
-            raise ValueError(f"max_prompts must be 1 or above, got {self.max_prompts}; leave it out to take all.")
-        if not 0 < self.similarity <= 1:
-            raise ValueError(f"similarity must be above 0 and at most 1, got {self.similarity}.")
-        if self.max_tokens < 3:
-            raise ValueError(f"max_tokens must be 3 or above (start, a word, end), got {self.max_tokens}.")
-        for name in ("near_duplicates", "too_long"):
-            if getattr(self, name) not in ("drop", "flag"):
-                raise ValueError(f'{name} must be "drop" or "flag", got {getattr(self, name)!r}.')
+        if not self.prompts:
+            raise ValueError("prompts is empty: name a file of prompts, one per line.")
 
 
 @dataclass(frozen=True)
@@ -76,12 +72,11 @@ def check_prompts(settings: PromptSettings) -> list[CheckedPrompt]:
     prompt is compared with those that have none of the first four.
 
     Raises:
-        ValueError: no prompts named, none in the source, none kept, or an evaluation set that is missing or empty.
+        ValueError: none in the source, none kept, or an evaluation set that is missing or empty.
     """
     from diffpref.data.prompts import prompt_rows
 
-    if not settings.prompts:
-        raise ValueError("prompts is empty: name a file of prompts, one a line.")
+    bounds.check(settings)
     excluded = [(Path(source).name, text) for source in settings.exclude for text in _evaluation_set(source)]
     rows = [(i, _nfc(text)) for i, text in enumerate(prompt_rows(settings.prompts, split=settings.split)) if text]
     if not rows:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffpref.data.decode import decode
 from diffpref.files.identity import file_hash, value_hash
-from diffpref.label.config import RewardUse
+from diffpref.label.entries import RewardUse
 from diffpref.label.images import Source, images_markers
 from diffpref.label.plan import Plan
 from diffpref.label.provenance import versions
@@ -78,13 +78,15 @@ class Score:
     reward: RewardUse
     key: str
     """`reward_key` of the reward."""
+    max_failure_share: float
+    """A shard with a larger share of failures stops the run."""
     keep: bool = True
 
     @property
     def name(self) -> str:
         return f"scores/{self.reward.name}"
 
-    def pictures(self, shard: int) -> int:
+    def images(self, shard: int) -> int:
         return self.plan.count(shard)
 
     @property
@@ -107,8 +109,7 @@ class _Scoring:
     def shard(self, number: int, report: Report) -> Made:
         """Score a shard; a score that is not a finite number is kept as null with its status."""
         shard = shard_of(self.stage, number)
-        config = self.stage.plan.config
-        failures = Failures(shard.name, self.stage.pictures(number), config.run.max_failure_share)
+        failures = Failures(shard.name, self.stage.images(number), self.stage.max_failure_share)
         rows: list[dict[str, Any]] = []
         for batch in self._batches(number):
             for image_id, value, message in self._scores(batch):
@@ -140,7 +141,7 @@ class _Scoring:
     def _batches(self, number: int) -> Iterator[Batch]:
         """The pictures of `batch_prompts` prompts at a time; threads decode the next while these are scored."""
         plan, size = self.stage.plan, self.stage.reward.batch_prompts
-        sources = [Source(plan, number, generator.name) for generator in plan.config.generators]
+        sources = [Source(plan, number, generator.name) for generator in plan.generators]
         rows = plan.rows(number)
 
         def read(part: Sequence[tuple[str, str]]) -> Batch:

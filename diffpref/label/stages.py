@@ -16,7 +16,7 @@ from diffpref.label.plan import Plan
 from diffpref.label.shards import Marker, Shard
 
 Report: TypeAlias = Callable[[int], None]
-"""Called with the number of pictures that were just done."""
+"""Called with the number of images that were just done."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Stage(Protocol):
         """A digest of what the user set for this stage."""
         ...
 
-    def pictures(self, shard: int) -> int:
-        """How many pictures a shard has, for the progress bar."""
+    def images(self, shard: int) -> int:
+        """how many images a shard has, for the progress bar."""
         ...
 
     def inputs(self, shard: int) -> str:

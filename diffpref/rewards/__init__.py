@@ -12,7 +12,8 @@ import torch
 
 from diffpref.rewards.checked import CheckedReward, Reward, Scorer, WrongAnswer
 from diffpref.settings.dotted import FORMS, is_address, load_callable
-from diffpref.settings.typed import build, nearest, read_yaml
+from diffpref.settings.entries import read_entry
+from diffpref.settings.typed import nearest, read_yaml
 
 __all__ = [
     "REWARDS",
@@ -61,7 +62,7 @@ def reward_settings(name: str, values: Mapping[str, Any], where: str) -> RewardS
         known = f"reward must be one of {sorted(REWARDS)}, or your own function as {FORMS}"
         raise ValueError(f"{where}: {known}; got {name!r}.{nearest(name, list(REWARDS))}")
     module, _, kind = REWARDS[name].rpartition(":")
-    return build(getattr(importlib.import_module(module), kind), values, where)
+    return read_entry(getattr(importlib.import_module(module), kind), values, where)
 
 
 def find_reward(

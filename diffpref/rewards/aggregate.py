@@ -5,7 +5,7 @@ arithmetic is in float64. `weights` say how much each reward counts against the 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,15 +87,6 @@ def pareto(scores: Float[Tensor, "r k"], *, weights: Float[Tensor, " r"] | None 
         left = left & ~first
     assert not left.any(), "each round takes one picture or more"
     return value
-
-
-AGGREGATORS: Mapping[str, Callable[..., Tensor]] = {
-    "win_count": win_count,
-    "win_prob": win_prob,
-    "mean_z": mean_z,
-    "pareto": pareto,
-}
-"""All take the scores and `weights`; `win_prob` also `temperatures`, `mean_z` also the data set's `mean` and `std`."""
 
 
 def ranks(phi: Float[Tensor, " k"], z: Float[Tensor, " k"], ids: Sequence[str]) -> Int[Tensor, " k"]:

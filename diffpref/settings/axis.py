@@ -53,6 +53,16 @@ class Axis:
         for name in self.members:
             yield name, {f.name for f in dataclasses.fields(self.member(name, self.key)) if f.init}
 
+    def foreign(self, key: str, chosen: type) -> str | None:
+        """Why a key cannot stand next to the chosen member: another one has it; None where no member has it."""
+        owners = [name for name, keys in self.keys() if key in keys]
+        if not owners:
+            return None
+        return (
+            f"{key} belongs to {self.key}: {' or '.join(owners)}, and this is {self.key}: {self.name_of(chosen)}. "
+            f"Set {self.key}: {owners[0]}, or leave {key} out."
+        )
+
     def name_of(self, member: type) -> str:
         """The name of a member's class in YAML: that of the table, or its address.
 
@@ -72,6 +82,11 @@ class Axis:
         file = getattr(module, "__file__", None)
         by_file = member.__module__ == "__main__" or member.__module__.startswith("diffpref_user_")
         return f"{Path(file).resolve()}:{member.__qualname__}" if by_file and file else address
+
+
+def axis_of(hint: Any) -> Axis | None:
+    """The axis that a field is annotated with, if it is a choice."""
+    return next((item for item in getattr(hint, "__metadata__", ()) if isinstance(item, Axis)), None)
 
 
 def _load(member: type | str) -> type:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from diffpref.settings.axis import OWN
-from diffpref.settings.record import Reader, plain
+from diffpref.settings.record import Reader
+from diffpref.settings.typed import plain
 
 T = TypeVar("T")
 

@@ -9,11 +9,13 @@ import dataclasses
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-from diffpref.settings.axis import Axis
-from diffpref.settings.typed import build, convert, nearest, read_yaml
+from diffpref.settings.axis import Axis, axis_of
+from diffpref.settings.entries import read_entry, write_entry
+from diffpref.settings.typed import convert, nearest, plain, read_yaml
 
 T = TypeVar("T")
 
@@ -73,7 +75,7 @@ class Reader(Generic[T]):
         for part in self.parts:
             value = getattr(record, part.name)
             if part.listed:
-                flat[part.name] = [_entry(item) for item in value]
+                flat[part.name] = [write_entry(item) for item in value]
                 continue
             if part.axis is not None:
                 flat[part.axis.key] = part.axis.name_of(type(value))
@@ -167,13 +169,8 @@ class Reader(Generic[T]):
                 continue
             for part in axes:
                 assert part.axis is not None
-                owners = [name for name, keys in part.axis.keys() if key in keys]
-                if owners:
-                    axis, now = part.axis.key, part.axis.name_of(chosen[part.name])
-                    raise ValueError(
-                        f"{where}: {key} belongs to {axis}: {' or '.join(owners)}, and this is {axis}: {now}. "
-                        f"Set {axis}: {owners[0]}, or leave {key} out."
-                    )
+                if (why := part.axis.foreign(key, chosen[part.name])) is not None:
+                    raise ValueError(f"{where}: {why}")
             others = [*known, *self.aliases, *(key for key, _ in self.presets)]
             raise ValueError(f"{where}: unknown key {key!r}.{nearest(str(key), others)}")
 
@@ -183,8 +180,7 @@ _DEFAULT = object()
 
 def _part(name: str, hint: Any) -> Part:
     if typing.get_origin(hint) is Annotated:
-        axis = next((item for item in hint.__metadata__ if isinstance(item, Axis)), None)
-        return Part(name, typing.get_args(hint)[0], axis)
+        return Part(name, typing.get_args(hint)[0], axis_of(hint))
     if typing.get_origin(hint) is tuple:
         return Part(name, typing.get_args(hint)[0], listed=True)
     return Part(name, hint)
@@ -237,29 +233,12 @@ def _protocol_names(protocol: Any) -> list[str]:
 def _entries(part: Part, value: Any, where: str) -> Iterator[Any]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(v, Mapping) for v in value):
         raise ValueError(f"{where} must be a list of `- name: ...` entries, got {value!r:.80}.")
-    read = getattr(part.kind, "from_entry", None)
+    read = getattr(part.kind, "from_entry", None) or partial(read_entry, part.kind)
     for place, entry in enumerate(value):
-        at = f"{where}[{place}]"
-        yield build(part.kind, entry, at) if read is None else read(entry, at)
-
-
-def _entry(item: Any) -> Any:
-    write = getattr(item, "to_entry", None)
-    if write is not None:
-        return plain(write())
-    return {f.name: plain(getattr(item, f.name)) for f in dataclasses.fields(item)}
+        yield read(entry, f"{where}[{place}]")
 
 
 def fields_of(value: object) -> dict[str, Any]:
     """The fields of a member, by name; none of what is no dataclass."""
     fields = getattr(type(value), "__dataclass_fields__", {})
     return {name: getattr(value, name) for name in fields}
-
-
-def plain(value: Any) -> Any:
-    """The value as YAML can hold it."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -68,18 +68,19 @@ def nearest(key: str, known: Sequence[str]) -> str:
     return f" Perhaps you meant {close[0]!r}." if close else ""
 
 
-def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+def build(kind: type[T], values: Mapping[str, Any], where: str, ready: Mapping[str, Any] | None = None) -> T:
     """The frozen dataclass of these values.
 
     Args:
         where: what an error message begins with, like "label.yaml: rewards[1]".
+        ready: fields whose values are made already.
 
     Raises:
         ValueError: an unknown or missing key, a wrong type, or what the dataclass itself refuses.
     """
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = dict(ready or {})
     for key, value in values.items():
         if key not in fields:
             raise ValueError(f"{where}: unknown key {key!r}.{nearest(str(key), list(fields))}")
@@ -132,6 +133,15 @@ def replace_flat(
     except ValueError as problem:
         raise ValueError(f"{where}: {problem}") from None
     return dataclasses.replace(config, **parts)  # type: ignore[type-var]
+
+
+def plain(value: Any) -> Any:
+    """The value as YAML can hold it."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

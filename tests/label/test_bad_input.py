@@ -95,7 +95,7 @@ def test_too_many_failures_stop_the_run_and_keep_finished_shards(tmp_path: Path)
 def test_a_generator_that_returns_too_few_pictures(tmp_path: Path) -> None:
     make_world(tmp_path)
     config = config_of(tmp_path, generators=generators(tmp_path, "one_less"))
-    with pytest.raises(ValueError, match="generator 'one_less' returned 0 pictures for 1 prompts"):
+    with pytest.raises(ValueError, match="generator 'one_less' returned 0 images for 1 prompts"):
         label(config, say=quiet)
 
 
@@ -163,7 +163,7 @@ def test_another_plan_in_an_old_folder(tmp_path: Path, change: dict[str, object]
         change = {"generators": [{**keys["generators"][0], "samples": 3}, keys["generators"][1]]}
     elif change.get("generators") == 2:
         change = {"generators": keys["generators"][:1]}
-    with pytest.raises(ValueError, match=f"holds the pictures of another plan; these differ: .*{message}"):
+    with pytest.raises(ValueError, match=f"holds the images of another plan; these differ: .*{message}"):
         label(from_mapping({**keys, **change}, "world"), say=quiet)
     assert data_files(tmp_path / "out") == before
 
@@ -269,20 +269,43 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path, small_disk:
         ({"generators": []}, "world: generators is empty"),
         ({"rewards": []}, "world: rewards is empty"),
         ({"rewards": [{"name": "x"}]}, r"rewards\[0\] needs `reward: NAME`"),
-        ({"generators": [{"name": "a", "function": "x:y"}]}, "one picture a prompt cannot be compared"),
+        ({"generators": [{"name": "a", "function": "x:y"}]}, "one image per prompt cannot be compared"),
         (
             {"generators": [{"name": "a b", "function": "x:y", "samples": 2}]},
             r"generators\[0\]: the generator name must",
         ),
         ({"generators": [{"name": "a", "samples": 2}]}, r"generators\[0\]: generator 'a' needs either"),
-        ({"generators": [{"name": "a", "function": "x:y", "call": {"generator": 1}}]}, "must not set generator"),
+        (
+            {"generators": [{"name": "a", "pretrained_model_name_or_path": "x", "call": {"generator": 1}}]},
+            "must not set generator",
+        ),
         ({"generators": "sdxl"}, "generators must be a list of"),
         ({"packs": [{"name": "p", "form": "triples"}]}, r"packs\[0\]: form must be one of lists, pairs, pickapic"),
-        ({"packs": [{"name": "p", "min_candidates": 9}]}, "is 9, but a prompt has at most 4 pictures"),
+        (
+            {"packs": [{"name": "p", "min_candidates": 9}]},
+            "pack 'p': min_candidates is 9, but a prompt has at most 4 images",
+        ),
         ({"weights": {"brigth": 2}}, "weights names the reward 'brigth', but there are bright, red"),
         ({"stages": ["image"]}, "stages must be among .*Perhaps you meant 'images'"),
         ({"executor": "dask"}, "executor must be one of local, ranks, slurm, ray"),
-        ({"prompts": ""}, "prompts is missing"),
+        ({"prompts": ""}, "world: prompts is empty: name a file"),
+        (
+            {"executor": "ranks", "workers": 2},
+            "workers belongs to executor: local or slurm or ray, and this is executor: ranks",
+        ),
+        (
+            {"temperatures": {"red": 2}},
+            "temperatures belongs to aggregator: win_prob, and this is aggregator: win_count",
+        ),
+        ({"aggregator": "win_prob", "temperatures": {"rd": 2}}, "temperatures names the reward 'rd'"),
+        (
+            {"packs": [{"name": "p", "min_gap": 0.5}]},
+            r"packs\[0\]: min_gap belongs to form: pairs or pickapic, and this is form: l",
+        ),
+        (
+            {"generators": [{"name": "a", "function": "x:y", "lora": "z"}]},
+            "lora belongs to generator: pipeline, and this is",
+        ),
         ({"max_failure_share": 2.0}, r"max_failure_share must be in \[0, 1\]"),
     ],
 )

@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 
 from diffpref.demo.embedded import embedded
-from diffpref.label.config import GeneratorSettings
-from diffpref.label.generators import PipelineGenerator, UserGenerator, check_generator, identity, load_generator
+from diffpref.label.entries import GeneratorSettings
+from diffpref.label.generators import Generator
+from diffpref.label.generators.function import FunctionGenerator
+from diffpref.label.generators.pipeline import PipelineGenerator
 
 TINY = embedded("assets/tiny-sdxl")
 CALL = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 64, "width": 64}
@@ -20,13 +22,17 @@ CPU = torch.device("cpu")
 
 
 def settings(**changes: Any) -> GeneratorSettings:
-    given = {"name": "tiny", "pretrained_model_name_or_path": str(TINY), "dtype": "float32", "call": CALL}
-    return GeneratorSettings(**{**given, **changes})
+    keys = {"name": "tiny", "pretrained_model_name_or_path": str(TINY), "dtype": "float32", "call": CALL}
+    return GeneratorSettings.from_entry({**keys, **changes}, "here")
+
+
+def loaded(**changes: Any) -> Generator:
+    return settings(**changes).source.open(CPU, "tiny")
 
 
 @pytest.fixture(scope="module")
 def generator() -> PipelineGenerator:
-    made = load_generator(settings(load={"add_watermarker": False}), CPU)
+    made = loaded(load={"add_watermarker": False})
     assert isinstance(made, PipelineGenerator)
     return made
 
@@ -58,13 +64,13 @@ def test_what_a_pipeline_hides_gets_a_status() -> None:
     bad = np.zeros((3, 8, 8, 3), np.float32)
     bad[0, 1, 2, 0] = np.nan
     result = SimpleNamespace(images=bad, nsfw_content_detected=[False, True, False])
-    generator = PipelineGenerator(lambda *args, **options: result, settings())
+    generator = PipelineGenerator(lambda *args, **options: result, {})
     assert [drawn.status for drawn in generator(["a", "b", "c"], [1, 2, 3])] == ["nan_image", "safety_blocked", "ok"]
 
 
 def test_float_pixels_round_as_diffusers_rounds() -> None:
     pixels = np.linspace(-0.1, 1.1, 8 * 8 * 3, dtype=np.float32).reshape(1, 8, 8, 3)
-    generator = PipelineGenerator(lambda *args, **options: SimpleNamespace(images=pixels), settings())
+    generator = PipelineGenerator(lambda *args, **options: SimpleNamespace(images=pixels), {})
     (drawn,) = generator(["a"], [1])
     from diffusers.image_processor import VaeImageProcessor
 
@@ -73,7 +79,7 @@ def test_float_pixels_round_as_diffusers_rounds() -> None:
 
 
 def test_grey_pictures_become_rgb() -> None:
-    generator = PipelineGenerator(lambda *a, **o: SimpleNamespace(images=np.full((1, 4, 4, 1), 0.5)), settings())
+    generator = PipelineGenerator(lambda *a, **o: SimpleNamespace(images=np.full((1, 4, 4, 1), 0.5)), {})
     (drawn,) = generator(["a"], [1])
     assert drawn.image is not None and drawn.image.mode == "RGB" and drawn.image.getpixel((0, 0)) == (128, 128, 128)
 
@@ -94,12 +100,12 @@ def test_grey_pictures_become_rgb() -> None:
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
     """All but what only the weights can show is found without loading them."""
     with pytest.raises(ValueError, match=f"generator 'tiny'.*{message}"):
-        check_generator(settings(**changes))
-        load_generator(settings(**changes), CPU)
+        settings(**changes).source.check("tiny")
+        loaded(**changes)
 
 
 def test_another_scheduler(generator: PipelineGenerator) -> None:
-    other = load_generator(settings(scheduler="DDIMScheduler", scheduler_options={"timestep_spacing": "trailing"}), CPU)
+    other = loaded(scheduler="DDIMScheduler", scheduler_options={"timestep_spacing": "trailing"})
     assert isinstance(other, PipelineGenerator)
     assert type(other.pipeline.scheduler).__name__ == "DDIMScheduler"
     assert other.pipeline.scheduler.config.timestep_spacing == "trailing"
@@ -109,18 +115,18 @@ def test_identity_is_what_decides_the_pictures(tmp_path: Path) -> None:
     """Neither where the weights lie nor the batch; what is in them does, and every setting of the call."""
     copied = tmp_path / "elsewhere"
     shutil.copytree(TINY, copied)
-    base = identity(settings())
-    assert identity(settings(pretrained_model_name_or_path=str(copied), batch_size=7, cpu_offload=True)) == base
-    assert identity(settings(call={**CALL, "num_inference_steps": 3})) != base
+    base = settings().identity()
+    assert settings(pretrained_model_name_or_path=str(copied), batch_size=7, cpu_offload=True).identity() == base
+    assert settings(call={**CALL, "num_inference_steps": 3}).identity() != base
     scheduler = copied / "scheduler" / "scheduler_config.json"
     scheduler.write_text(scheduler.read_text().replace("}", " }"))
-    assert identity(settings(pretrained_model_name_or_path=str(copied))) != base
+    assert settings(pretrained_model_name_or_path=str(copied)).identity() != base
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "./sdxl", "sdxl"])
 def test_a_checkpoint_that_does_not_exist(name: str) -> None:
     with pytest.raises(ValueError, match=f"generator checkpoint {name} does not exist: name a folder, or OWNER/NAME"):
-        identity(settings(pretrained_model_name_or_path=name))
+        settings(pretrained_model_name_or_path=name).identity()
 
 
 def test_a_hub_model_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,13 +134,13 @@ def test_a_hub_model_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="generator checkpoint nobody/nothing cannot be found"):
-        identity(settings(pretrained_model_name_or_path="nobody/nothing"))
+        settings(pretrained_model_name_or_path="nobody/nothing").identity()
 
 
 def test_a_users_answer_is_checked() -> None:
-    with pytest.raises(ValueError, match="generator 'mine' returned str: it must return pictures"):
-        UserGenerator(lambda prompts, seeds: ["a.png"], "mine")(["a"], [1])
-    (drawn,) = UserGenerator(lambda prompts, seeds: [Image.new("RGBA", (4, 4))], "mine")(["a"], [1])
+    with pytest.raises(ValueError, match="generator 'mine' returned str: it must return images"):
+        FunctionGenerator(lambda prompts, seeds: ["a.png"], "mine")(["a"], [1])
+    (drawn,) = FunctionGenerator(lambda prompts, seeds: [Image.new("RGBA", (4, 4))], "mine")(["a"], [1])
     assert drawn.image is not None and drawn.image.mode == "RGB"
 
 
@@ -145,4 +151,4 @@ def test_the_calls_of_every_config_are_the_pipelines(path: Path, monkeypatch: py
 
     monkeypatch.chdir(embedded("configs").parent)
     for generator in from_yaml(path).generators:
-        check_generator(generator)
+        generator.source.check(generator.name)

@@ -136,7 +136,7 @@ def test_an_evaluation_set_leaves_nothing_of_itself() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"similarity": 0.0}, "similarity must be above 0 and at most 1, got 0.0"),
+        ({"similarity": 0.0}, "similarity must be in \\(0, 1\\], got 0.0"),
         ({"similarity": float("nan")}, "similarity must be"),
         ({"max_prompts": 0}, "max_prompts must be 1 or above, got 0"),
         ({"max_tokens": 2}, "max_tokens must be 3 or above"),

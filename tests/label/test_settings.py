@@ -8,13 +8,14 @@ import yaml
 from diffpref.demo.embedded import embedded
 from diffpref.label.score import reward_key
 from diffpref.label.settings import from_mapping, from_yaml, parse, to_mapping
+from diffpref.rewards.aggregators import Pareto
 from tests.label.world import make_world
 
 CONFIGS = sorted(embedded("configs/label").glob("*.yaml"))
 
 
 def test_written_and_read_again(tmp_path: Path) -> None:
-    config = from_mapping(make_world(tmp_path, temperatures={"red": 2}), "world")
+    config = from_mapping(make_world(tmp_path, aggregator="win_prob", temperatures={"red": 2}), "world")
     text = yaml.safe_dump(to_mapping(config), sort_keys=False)
     (tmp_path / "label.yaml").write_text(text)
     assert from_yaml(tmp_path / "label.yaml") == config
@@ -25,7 +26,7 @@ def test_the_command_line_goes_over_the_file(tmp_path: Path) -> None:
     config = parse(
         ["--config", str(tmp_path / "label.yaml"), "--seed", "3", "--aggregator=pareto", "--stages", "images"]
     )
-    assert config.run.seed == 3 and config.labels.aggregator == "pareto" and config.run.stages == ("images",)
+    assert config.run.seed == 3 and config.aggregator == Pareto() and config.run.stages == ("images",)
     assert [g.name for g in config.generators] == ["noise", "other"]
 
 

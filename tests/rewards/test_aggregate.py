@@ -9,14 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffpref.rewards.aggregate import (
-    AGGREGATORS,
-    mean_z,
-    pareto,
-    ranks,
-    win_count,
-    win_prob,
-)
+from diffpref.rewards.aggregate import mean_z, pareto, ranks, win_count, win_prob
+
+FUNCTIONS = {"win_count": win_count, "win_prob": win_prob, "mean_z": mean_z, "pareto": pareto}
 
 # Syn-Pic's shape: k = 4 pictures, n = 5 rewards. Wins of the pictures, row by row, worked by hand:
 GOLDEN = torch.tensor(
@@ -77,37 +72,37 @@ def test_win_count_and_pareto_see_only_the_order(scores: Tensor) -> None:
     assert torch.equal(pareto(bent), pareto(scores))
 
 
-@pytest.mark.parametrize("name", AGGREGATORS)
+@pytest.mark.parametrize("name", FUNCTIONS)
 @given(scores=score_tables(), data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_no_picture_and_no_reward_comes_first(name: str, scores: Tensor, data: st.DataObject) -> None:
     """Pictures in another order take their values with them; rewards in another order change nothing but rounding."""
     extra = {**arguments(name, scores), "weights": torch.arange(1.0, len(scores) + 1).double()}
-    value = AGGREGATORS[name](scores, **extra)
+    value = FUNCTIONS[name](scores, **extra)
     pictures = data.draw(st.permutations(range(scores.shape[1])))
-    torch.testing.assert_close(AGGREGATORS[name](scores[:, pictures], **extra), value[pictures], atol=1e-13, rtol=0)
+    torch.testing.assert_close(FUNCTIONS[name](scores[:, pictures], **extra), value[pictures], atol=1e-13, rtol=0)
     rewards = data.draw(st.permutations(range(len(scores))))
     turned = {key: tensor[rewards] for key, tensor in extra.items()}
-    torch.testing.assert_close(AGGREGATORS[name](scores[rewards], **turned), value, atol=1e-13, rtol=0)
+    torch.testing.assert_close(FUNCTIONS[name](scores[rewards], **turned), value, atol=1e-13, rtol=0)
 
 
-@pytest.mark.parametrize("name", AGGREGATORS)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_equal_weights_are_the_default_and_their_scale_is_nothing(name: str) -> None:
     extra = arguments(name, GOLDEN)
-    weighted = AGGREGATORS[name](GOLDEN, weights=torch.full((5,), 0.3), **extra)
-    torch.testing.assert_close(weighted, AGGREGATORS[name](GOLDEN, **extra))
+    weighted = FUNCTIONS[name](GOLDEN, weights=torch.full((5,), 0.3), **extra)
+    torch.testing.assert_close(weighted, FUNCTIONS[name](GOLDEN, **extra))
 
 
-@pytest.mark.parametrize("name", AGGREGATORS)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_weight_of_zero_leaves_a_reward_out(name: str) -> None:
     scores = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [3.0, 1.0, 2.0]], dtype=torch.float64)
     extra = arguments(name, scores)
     weights = torch.tensor([1.0, 0.0, 1.0])
     kept = weights > 0
-    without = AGGREGATORS[name](scores[kept], **{key: tensor[kept] for key, tensor in extra.items()})
-    weighted = AGGREGATORS[name](scores, weights=weights, **extra)
+    without = FUNCTIONS[name](scores[kept], **{key: tensor[kept] for key, tensor in extra.items()})
+    weighted = FUNCTIONS[name](scores, weights=weights, **extra)
     torch.testing.assert_close(weighted, without)
-    assert not torch.equal(weighted, AGGREGATORS[name](scores, **extra))
+    assert not torch.equal(weighted, FUNCTIONS[name](scores, **extra))
 
 
 def test_win_prob_by_hand() -> None:

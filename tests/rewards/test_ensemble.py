@@ -127,7 +127,7 @@ def test_no_odds(mine: Path) -> None:
         ({"rewards": [{"reward": "emoji_hand"}], "aggregator": "win_prob"}, "temperatures must be 1 numbers above 0"),
         (
             {"rewards": [{"reward": "emoji_hand"}], "temperatures": [1]},
-            "temperatures must be 0 numbers above 0 for win_",
+            "temperatures belongs to aggregator: win_prob, and this is aggregator: win_count",
         ),
     ],
 )

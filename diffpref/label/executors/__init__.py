@@ -1,21 +1,19 @@
-"""Executors: who does the shards of a stage. Every one gives the same bytes, because a shard depends only on files."""
+"""Executors: who does the shards of a stage. All give the same bytes, because a shard depends only on files."""
 
-import importlib
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from diffpref.label.config import Run
 from diffpref.label.stages import Stage
+from diffpref.settings.axis import Axis
 
 Progress: TypeAlias = Callable[[int], None]
-"""Called with the number of pictures that any worker has just done."""
+"""Called with the number of images that any worker has just done."""
 
 
 @runtime_checkable
-class Executor(Protocol):
-    """Does shards, somewhere."""
+class Workers(Protocol):
+    """An executor at work: does shards, somewhere."""
 
     main: bool
     """Whether this process writes what belongs to the run as a whole, as the plan and the report."""
@@ -26,7 +24,7 @@ class Executor(Protocol):
         """Return once the plan may be read or, by the process that writes it, written."""
         ...
 
-    def mine(self, shards: int) -> list[int]:
+    def share(self, shards: int) -> list[int]:
         """The numbers of the shards that this process must do."""
         ...
 
@@ -41,21 +39,46 @@ class Executor(Protocol):
     def close(self) -> None: ...
 
 
-EXECUTORS: Mapping[str, str] = {
-    "local": "diffpref.label.executors.local:Local",
-    "ranks": "diffpref.label.executors.ranks:Ranks",
-    "slurm": "diffpref.label.executors.slurm:SlurmArray",
-    "ray": "diffpref.label.executors.ray:RayPool",
-}
-"""The name in the settings -> the class, which takes the run's settings."""
+@runtime_checkable
+class Executor(Protocol):
+    """A frozen dataclass of what this way of working needs."""
+
+    def start(self, folder: Path, threads: int) -> Workers:
+        """The workers of a run.
+
+        Args:
+            folder: the run's.
+            threads: of each worker's torch on the CPU; 0 is torch's own choice.
+
+        Raises:
+            ValueError: it cannot run here, as ray without the extra.
+        """
+        ...
 
 
-def find_executor(run: Run) -> Executor:
-    """The executor of the settings, started; `local` under a launcher of several processes is `ranks`.
+@runtime_checkable
+class Submitted(Protocol):
+    """An executor whose shards are done by jobs that a user submits."""
 
-    Raises:
-        ValueError: it cannot run here, as ray without the extra.
-    """
-    launched = run.executor == "local" and int(os.environ.get("WORLD_SIZE", "1")) > 1
-    module, _, name = EXECUTORS["ranks" if launched else run.executor].rpartition(":")
-    return getattr(importlib.import_module(module), name)(run)
+    def in_job(self) -> bool:
+        """Whether this process is such a job."""
+        ...
+
+    def write_jobs(self, config: Path, folder: Path) -> str:
+        """Write the job files into the run's folder; returns how to submit them.
+
+        Args:
+            config: a YAML file of the whole settings.
+        """
+        ...
+
+
+EXECUTOR = Axis(
+    "executor",
+    {
+        "local": "diffpref.label.executors.local:Local",
+        "ranks": "diffpref.label.executors.ranks:Ranks",
+        "slurm": "diffpref.label.executors.slurm:Slurm",
+        "ray": "diffpref.label.executors.ray:Ray",
+    },
+)

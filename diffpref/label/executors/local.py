@@ -8,14 +8,16 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing.synchronize import Lock
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import torch
+from annotated_types import Ge
 
-from diffpref.label.config import Run
-from diffpref.label.executors import Progress
+from diffpref.label.executors import Progress, Workers
+from diffpref.label.executors.ranks import Ranks, launched
 from diffpref.label.executors.worker import Worker, device_of
 from diffpref.label.stages import Stage, all_done
 from diffpref.run.quiet import quiet_libraries
@@ -23,16 +25,16 @@ from diffpref.run.quiet import quiet_libraries
 _here: Worker | None = None
 """The worker of a pool's process."""
 _done: Any = None
-"""The queue to which a pool's process puts the numbers of pictures it has done."""
+"""The queue to which a pool's process puts the numbers of images it has done."""
 
 
 def _start(number: Any, lock: Lock, threads: int, done: Any) -> None:
     global _here, _done
     with lock:
-        mine = number.value
+        place = number.value
         number.value += 1
     quiet_libraries()
-    _here, _done = Worker(device_of(mine), threads), done
+    _here, _done = Worker(device_of(place), threads), done
     # A terminal's Ctrl-C reaches every process; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
@@ -69,37 +71,52 @@ def lock_folder(folder: Path) -> TextIO:
     return file
 
 
+@dataclass(frozen=True)
 class Local:
-    """A pool of processes that lives as long as the run, so that libraries are imported once a worker."""
+    """Processes of this machine; under a launcher of several processes they are those of `ranks`."""
+
+    workers: Annotated[int, Ge(0)] = 0
+    """Processes at once; 0 is one per GPU, or one without a GPU."""
+
+    def start(self, folder: Path, threads: int) -> Workers:
+        return Ranks().start(folder, threads) if launched() else Processes(folder, self.workers, threads)
+
+
+class Processes:
+    """A pool of processes that lives as long as the run, so that libraries are imported once a worker.
+
+    Args:
+        workers: 0 is one per GPU, or one without a GPU.
+        threads: of each worker's torch on the CPU; 0 is torch's own choice.
+    """
 
     main = shows = True
 
-    def __init__(self, run: Run) -> None:
-        self.run_settings = run
-        self.workers = run.workers or max(1, torch.accelerator.device_count())
-        run.output_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = lock_folder(run.output_dir)
+    def __init__(self, folder: Path, workers: int, threads: int) -> None:
+        self.workers, self.threads = workers or max(1, torch.accelerator.device_count()), threads
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(folder)
         self._worker: Worker | None = None
         self._pool: ProcessPoolExecutor | None = None
 
     def await_plan(self, path: Path) -> None:
         """This process writes it."""
 
-    def mine(self, shards: int) -> list[int]:
+    def share(self, shards: int) -> list[int]:
         return list(range(shards))
 
     def run(self, stage: Stage, shards: list[int], progress: Progress) -> None:
         """Do the shards; the first failure stops the handing out, and what runs is finished."""
         if self.workers == 1:
             if self._worker is None:
-                self._worker = Worker(device_of(0), self.run_settings.threads_per_worker)
+                self._worker = Worker(device_of(0), self.threads)
             for shard in shards:
                 self._worker(stage, shard, progress)
             return
         try:
             self._share(stage, shards, progress)
         except KeyboardInterrupt:
-            # Nobody who stops a run waits for a shard of pictures.
+            # Nobody who stops a run waits for a shard of images.
             for worker in multiprocessing.active_children():
                 worker.kill()
             raise
@@ -140,7 +157,7 @@ class Local:
             context = multiprocessing.get_context("spawn")
             self._done = context.Queue()
             number = context.Value("i", 0)
-            arguments = (number, context.Lock(), self.run_settings.threads_per_worker, self._done)
+            arguments = (number, context.Lock(), self.threads, self._done)
             self._pool = ProcessPoolExecutor(self.workers, context, initializer=_start, initargs=arguments)
         return self._pool
 

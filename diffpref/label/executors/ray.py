@@ -7,11 +7,13 @@ done-markers, so that a retried task writes the same file again or finds it ther
 import logging
 import os
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from diffpref.label.config import Run
-from diffpref.label.executors import Progress
+from annotated_types import Ge
+
+from diffpref.label.executors import Progress, Workers
 from diffpref.label.executors.local import lock_folder
 from diffpref.label.executors.worker import Worker, device_of
 from diffpref.label.stages import Stage, all_done, pending
@@ -19,8 +21,8 @@ from diffpref.run.quiet import quiet_libraries
 
 
 class _Actor:
-    """One worker of the pool; a batch is the number of one shard. What a user can mend comes back as an answer: an
-    exception would arrive wrapped in Ray's own."""
+    """One worker of the pool; a batch is the number of one shard. User errors come back as answers: an exception would
+    arrive wrapped in Ray's own."""
 
     def __init__(self, stage: Stage, threads: int, folder: str) -> None:
         # An actor starts in a folder of Ray's, where relative paths of the settings lead nowhere.
@@ -37,47 +39,66 @@ class _Actor:
             # Ray may repeat a task whose node was lost after the marker was written.
             if pending(self.stage, shard):
                 self.worker(self.stage, shard, lambda count: None)
-        except (ValueError, OSError) as mended:
-            problem = mended
+        except (ValueError, OSError) as raised:
+            problem = raised
         return {"shard": [shard], "problem": [pickle.dumps(problem)]}
 
 
-class RayPool:
-    """A pool of actors for each stage."""
+@dataclass(frozen=True)
+class Ray:
+    """An actor pool of Ray Data."""
+
+    workers: Annotated[int, Ge(0)] = 0
+    """Actors at once; 0 is one for each share of a GPU that the cluster has, or one without a GPU."""
+    ray_address: str = ""
+    """The cluster's address; by default RAY_ADDRESS, else a cluster on this machine."""
+    gpus_per_worker: Annotated[float, Ge(0)] = 1.0
+    """Share of a GPU that each actor asks for, where the cluster has GPUs."""
+
+    def start(self, folder: Path, threads: int) -> Workers:
+        return Actors(folder, self, threads)
+
+
+class Actors:
+    """A pool of actors for each stage.
+
+    Args:
+        threads: of each actor's torch on the CPU; 0 is torch's own choice.
+    """
 
     main = shows = True
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, folder: Path, settings: Ray, threads: int) -> None:
         try:
             import ray
             import ray.data
         except ImportError:
             raise ValueError("executor: ray needs the extra: pip install 'diffpref[ray]'.") from None
-        self.run_settings = run
-        run.output_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = lock_folder(run.output_dir)
+        self.threads = threads
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(folder)
         self._ours = not ray.is_initialized()
         if self._ours:
-            address = run.ray_address or os.environ.get("RAY_ADDRESS") or None
+            address = settings.ray_address or os.environ.get("RAY_ADDRESS") or None
             try:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError) as problem:
                 self._lock.close()
                 raise ValueError(f"the Ray cluster {address!r} cannot be reached: {problem}") from None
         self._ray = ray
-        # Our own bar shows pictures; Ray's shows tasks.
+        # Our own bar shows images; Ray's shows tasks.
         ray.data.DataContext.get_current().enable_progress_bars = False
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
         resources = ray.cluster_resources()
-        self._gpus = min(run.gpus_per_worker, resources.get("GPU", 0))
+        self._gpus = min(settings.gpus_per_worker, resources.get("GPU", 0))
         most = resources.get("GPU", 0) / self._gpus if self._gpus else 1
-        self.workers = run.workers or max(1, int(most))
+        self.workers = settings.workers or max(1, int(most))
 
     def await_plan(self, path: Path) -> None:
         """This process writes it."""
 
-    def mine(self, shards: int) -> list[int]:
+    def share(self, shards: int) -> list[int]:
         return list(range(shards))
 
     def run(self, stage: Stage, shards: list[int], progress: Progress) -> None:
@@ -87,7 +108,7 @@ class RayPool:
         data = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
         done = data.map_batches(
             _Actor,
-            fn_constructor_args=(stage, self.run_settings.threads_per_worker, os.getcwd()),
+            fn_constructor_args=(stage, self.threads, os.getcwd()),
             batch_size=1,
             concurrency=size,
             num_gpus=self._gpus or None,
@@ -97,7 +118,7 @@ class RayPool:
             # Our own actors' answers, within the cluster.
             if problem := pickle.loads(row["problem"]):
                 raise problem
-            progress(stage.pictures(int(row["shard"])))
+            progress(stage.images(int(row["shard"])))
 
     def wait(self, stage: Stage, shards: int) -> bool:
         return all_done(stage, shards)

@@ -8,58 +8,67 @@ after the scores.
 import os
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
 
 from diffpref.files import atomic
-from diffpref.label.config import Run
-from diffpref.label.executors import Progress
+from diffpref.label.executors import Progress, Workers
 from diffpref.label.executors.worker import Worker, device_of
 from diffpref.label.stages import Stage, all_done
 
 ARRAY, FINISH = "label.sbatch", "finish.sbatch"
 
 
-def in_task() -> bool:
-    """Whether this process is a task of a SLURM array."""
-    return "SLURM_ARRAY_TASK_ID" in os.environ
+@dataclass(frozen=True)
+class Slurm:
+    """A SLURM array, whose tasks need not run at the same time."""
+
+    workers: Annotated[int, Ge(0)] = 0
+    """Tasks of the array, one GPU each; 0 is 8."""
+
+    def start(self, folder: Path, threads: int) -> Workers:
+        return Task(threads)
+
+    def in_job(self) -> bool:
+        """Whether this process is a task of a SLURM array."""
+        return "SLURM_ARRAY_TASK_ID" in os.environ
+
+    def write_jobs(self, config: Path, folder: Path) -> str:
+        tasks = self.workers or 8
+        command = [sys.executable, "-m", "diffpref.label", "--config", str(config.absolute())]
+        here = shlex.quote(os.getcwd())
+        log = shlex.quote(str(folder.absolute() / "slurm-%A-%a.log"))
+        head = "#!/bin/bash\n#SBATCH --job-name=diffpref-label\n"
+        array = (
+            f"{head}#SBATCH --array=0-{tasks - 1}\n#SBATCH --gres=gpu:1\n#SBATCH --requeue\n#SBATCH --output={log}\n"
+            f"# Add your site's partition, account and time; a task that is cut off goes on where it was.\n"
+            f"cd {here}\nexec {shlex.join([*command, '--executor', 'slurm'])}\n"
+        )
+        last = shlex.join([*command, "--executor", "local", "--stages", "labels", "packs", "report"])
+        finish = f"{head}#SBATCH --output={log.replace('%A-%a', '%j')}\ncd {here}\nexec {last}\n"
+        atomic.write_text(folder / ARRAY, array)
+        atomic.write_text(folder / FINISH, finish)
+        return (
+            f"written: {folder / ARRAY} ({tasks} tasks of one GPU; --workers changes it) and {folder / FINISH}. "
+            "Submit:\n"
+            f"  job=$(sbatch --parsable {shlex.quote(str(folder / ARRAY))})\n"
+            f"  sbatch --dependency=afterok:$job {shlex.quote(str(folder / FINISH))}"
+        )
 
 
-def write_jobs(config: Path, run: Run) -> str:
-    """Write both job files into the run's folder; returns how to submit them.
+class Task:
+    """One task's share of the shards.
 
     Args:
-        config: a YAML file of the whole settings.
+        threads: of its torch on the CPU; 0 is torch's own choice.
     """
-    tasks = run.workers or 8
-    command = [sys.executable, "-m", "diffpref.label", "--config", str(config.absolute())]
-    here = shlex.quote(os.getcwd())
-    log = shlex.quote(str(run.output_dir.absolute() / "slurm-%A-%a.log"))
-    head = "#!/bin/bash\n#SBATCH --job-name=diffpref-label\n"
-    array = (
-        f"{head}#SBATCH --array=0-{tasks - 1}\n#SBATCH --gres=gpu:1\n#SBATCH --requeue\n#SBATCH --output={log}\n"
-        f"# Add your site's partition, account and time; a task that is cut off goes on where it was.\n"
-        f"cd {here}\nexec {shlex.join([*command, '--executor', 'slurm'])}\n"
-    )
-    finish = (
-        f"{head}#SBATCH --output={log.replace('%A-%a', '%j')}\n"
-        f"cd {here}\nexec {shlex.join([*command, '--executor', 'local', '--stages', 'labels', 'packs', 'report'])}\n"
-    )
-    folder = run.output_dir
-    atomic.write_text(folder / ARRAY, array)
-    atomic.write_text(folder / FINISH, finish)
-    return (
-        f"written: {folder / ARRAY} ({tasks} tasks of one GPU; --workers changes it) and {folder / FINISH}. Submit:\n"
-        f"  job=$(sbatch --parsable {shlex.quote(str(folder / ARRAY))})\n"
-        f"  sbatch --dependency=afterok:$job {shlex.quote(str(folder / FINISH))}"
-    )
-
-
-class SlurmArray:
-    """One task's share of the shards."""
 
     main, shows = False, True
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, threads: int) -> None:
         try:
             first = int(os.environ["SLURM_ARRAY_TASK_MIN"])
             self.task = int(os.environ["SLURM_ARRAY_TASK_ID"]) - first
@@ -68,14 +77,14 @@ class SlurmArray:
             raise ValueError(
                 "executor: slurm works in a SLURM array job; SLURM_ARRAY_TASK_ID, _MIN and _MAX are missing here."
             ) from None
-        self._worker = Worker(device_of(0), run.threads_per_worker)
+        self._worker = Worker(device_of(0), threads)
 
     def await_plan(self, path: Path) -> None:
         """Raise ValueError where it is missing: tasks that start together must not all write it."""
         if not path.is_file():
             raise ValueError(f"{path} is missing: make the plan with the same command outside of a job first.")
 
-    def mine(self, shards: int) -> list[int]:
+    def share(self, shards: int) -> list[int]:
         return list(range(self.task, shards, self.tasks))
 
     def run(self, stage: Stage, shards: list[int], progress: Progress) -> None:
