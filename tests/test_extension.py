@@ -1,4 +1,4 @@
-"""A member of every axis from a file outside the package: an address in a config, two steps, and no line in diffpref/."""
+"""A member of every axis from a file outside the package: an address, two steps, and no line in diffpref/."""
 
 import hashlib
 from pathlib import Path

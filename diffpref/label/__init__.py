@@ -1,1 +1,1 @@
-"""Synthetic preference data: pictures of any prompts by any generators, scored by rewards, packed for training."""
+"""Synthetic preference data: images of any prompts by any generators, scored by rewards, packed for training."""

@@ -102,8 +102,8 @@ def counts(answer: dict[float, int] | None, edges: Float64[ndarray, " edges"]) -
     """The counts of the bins from the lowest to the highest."""
     if answer is None:
         return [0] * (len(edges) - 1)
-    found = [answer.get(-edge, 0) for edge in edges[1:-1].tolist()]
-    return [answer.get(float("inf"), 0), *found]
+    inner = [answer.get(-edge, 0) for edge in edges[1:-1].tolist()]
+    return [answer.get(float("inf"), 0), *inner]
 
 
 def correlation(a: str, b: str) -> str:

@@ -27,11 +27,11 @@ WITHOUT_PAIRS: Mapping[str, Any] = {
 """What the digest of a pack holds of the fields that its form does not have."""
 
 
-def check_name(kind: str, name: str) -> None:
+def check_name(what: str, name: str) -> None:
     """Raise ValueError where a name of the user's cannot be a folder's."""
-    if not NAME.fullmatch(name) or (kind == "generator" and "." in name):
-        dots = "" if kind == "generator" else " or ."
-        raise ValueError(f"the {kind} name must consist of letters, digits and _, joined by -{dots}, got {name!r}.")
+    if not NAME.fullmatch(name) or (what == "generator" and "." in name):
+        dots = "" if what == "generator" else " or ."
+        raise ValueError(f"the {what} name must consist of letters, digits and _, joined by -{dots}, got {name!r}.")
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,6 @@ class PackSettings:
         check_name("pack", self.name)
 
     def identity(self) -> Mapping[str, Any]:
-        """What the rows depend on, beside the labels."""
+        """What the rows depend on besides the labels."""
         own = asdict(self.form)  # type: ignore[call-overload]
         return {"name": self.name, "form": FORM.name_of(type(self.form)), **WITHOUT_PAIRS, **own, **own_code(self.form)}

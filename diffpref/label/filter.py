@@ -1,6 +1,6 @@
 """Stage `filter`: which images are black, flat, or much like another one of their prompt; needs no GPU.
 
-Its verdicts go into the labels only: pictures are scored whatever they are, so that another threshold costs no scores.
+Its verdicts go into the labels only: images are scored whatever they are, so that another threshold costs no scores.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ SCHEMA = pa.schema(
 
 
 def difference_hash(image: Image.Image, side: int = 16) -> np.ndarray:
-    """side x side bits: is each grey cell darker than its right neighbour? Alike for pictures that look alike."""
+    """side x side bits: is each grey cell darker than its right neighbour? Alike for images that look alike."""
     grey = np.asarray(image.convert("L").resize((side + 1, side), Image.Resampling.BOX), dtype=np.int16)
     return (grey[:, 1:] > grey[:, :-1]).ravel()
 
@@ -78,7 +78,7 @@ class Filter:
                 for image_id, status in source.of(prompt_id):
                     row = {"image_id": image_id, "status": status, "duplicate_of": "", "bits": None}
                     if status == "ok":
-                        row |= self._verdict(source.reader.picture(image_id), image_id, seen)
+                        row |= self._verdict(source.reader.image(image_id), image_id, seen)
                     rows.append(row)
             report(self.plan.candidates)
         for source in sources:

@@ -1,4 +1,4 @@
-"""Stage `images`: one generator draws its pictures of a shard's prompts."""
+"""Stage `images`: one generator draws its images of a shard's prompts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Generate:
-    """The pictures of one generator."""
+    """The images of one generator."""
 
     plan: Plan
     generator: GeneratorSettings
@@ -79,25 +79,25 @@ class _Drawing:
         with durable(shard.path(".tar")) as path, TarWriter(path) as tar:
             for first in range(0, len(planned), self.settings.batch_size):
                 batch = planned[first : first + self.settings.batch_size]
-                for picture, (drawn, attempt) in zip(batch, self._batch(batch), strict=True):
-                    rows.append(self._row(picture, drawn, attempt))
+                for image, (drawn, attempt) in zip(batch, self._batch(batch), strict=True):
+                    rows.append(self._row(image, drawn, attempt))
                     if drawn.image is None:
-                        failures.add(picture.image_id, f"{drawn.status}: {drawn.message}")
+                        failures.add(image.image_id, f"{drawn.status}: {drawn.message}")
                     else:
-                        about = {"prompt": picture.prompt, **{k: rows[-1][k] for k in ("generator", "sample", "seed")}}
-                        tar.add(picture.image_id, drawn.image, about)
+                        about = {"prompt": image.prompt, **{k: rows[-1][k] for k in ("generator", "sample", "seed")}}
+                        tar.add(image.image_id, drawn.image, about)
                 report(len(batch))
         write_table(shard.path(".parquet"), pa.Table.from_pylist(rows, schema=SCHEMA))
         return Made((".tar", ".parquet"), count(rows), versions())
 
-    def _row(self, picture: Planned, drawn: Drawn, attempt: int) -> dict[str, Any]:
+    def _row(self, image: Planned, drawn: Drawn, attempt: int) -> dict[str, Any]:
         width, height = drawn.image.size if drawn.image else (0, 0)
         return {
-            "image_id": picture.image_id,
-            "prompt_id": picture.prompt_id,
+            "image_id": image.image_id,
+            "prompt_id": image.prompt_id,
             "generator": self.settings.name,
-            "sample": picture.sample,
-            "seed": self._seed(picture, attempt),
+            "sample": image.sample,
+            "seed": self._seed(image, attempt),
             "attempt": attempt,
             "status": drawn.status,
             "message": drawn.message,
@@ -105,11 +105,11 @@ class _Drawing:
             "height": height,
         }
 
-    def _seed(self, picture: Planned, attempt: int) -> int:
-        return seed_of(self.stage.plan.seed, picture.prompt_id, self.settings.name, picture.sample, attempt)
+    def _seed(self, image: Planned, attempt: int) -> int:
+        return seed_of(self.stage.plan.seed, image.prompt_id, self.settings.name, image.sample, attempt)
 
     def _batch(self, batch: Sequence[Planned]) -> list[tuple[Drawn, int]]:
-        """Each picture with the number of its attempt; what fails is drawn alone, then from the seeds that follow."""
+        """Each image with the number of its attempt; what fails is drawn alone, then from the seeds that follow."""
         try:
             drawn = self.generator([p.prompt for p in batch], [self._seed(p, 0) for p in batch])
         except Exception as problem:
@@ -120,12 +120,12 @@ class _Drawing:
             drawn = [Drawn(None, "gen_error", one_line(problem))] * len(batch)
         return [(d, 0) if d.image is not None else self._again(p, d) for p, d in zip(batch, drawn, strict=True)]
 
-    def _again(self, picture: Planned, last: Drawn) -> tuple[Drawn, int]:
+    def _again(self, image: Planned, last: Drawn) -> tuple[Drawn, int]:
         attempts = [attempt for attempt in range(self.stage.retries + 1) if attempt > 0 or last.status == "gen_error"]
         attempt = 0
         for attempt in attempts if self.stage.retries else []:
             try:
-                (last,) = self.generator([picture.prompt], [self._seed(picture, attempt)])
+                (last,) = self.generator([image.prompt], [self._seed(image, attempt)])
             except Exception as problem:
                 _raise_if_hopeless(problem)
                 last = Drawn(None, "gen_error", one_line(problem))
@@ -139,7 +139,7 @@ def _out_of_memory(problem: Exception) -> bool:
 
 
 def _raise_if_hopeless(problem: Exception) -> None:
-    """A full disk, or a GPU that answers nothing more, would fail every picture that follows."""
+    """A full disk, or a GPU that answers nothing more, would fail every image that follows."""
     text = str(problem)
     if isinstance(problem, OSError) and problem.errno == 28 or "device-side assert" in text or "illegal memory" in text:
         raise problem

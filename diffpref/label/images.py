@@ -23,14 +23,14 @@ _ENCODERS = 2
 
 
 def encode(image: Image.Image) -> bytes:
-    """The picture as PNG, without metadata."""
+    """The image as PNG, without metadata."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=PNG_LEVEL)
     return buffer.getvalue()
 
 
 class TarWriter:
-    """A tar that is written in the order of `add`, while threads encode the pictures and the caller draws the next."""
+    """A tar that is written in the order of `add`, while threads encode the images and the caller draws the next."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -46,8 +46,8 @@ class TarWriter:
         while self._waiting and (self._waiting[0][1].done() or len(self._waiting) > 64):
             self._write(*self._waiting.pop(0))
 
-    def _write(self, image_id: str, picture: Future[bytes], text: bytes) -> None:
-        for suffix, data in ((".json", text), (".png", picture.result())):
+    def _write(self, image_id: str, image: Future[bytes], text: bytes) -> None:
+        for suffix, data in ((".json", text), (".png", image.result())):
             member = tarfile.TarInfo(image_id + suffix)
             member.size, member.mtime, member.mode = len(data), 0, 0o644
             self._tar.addfile(member, io.BytesIO(data))
@@ -72,7 +72,7 @@ class TarWriter:
 
 
 class TarReader:
-    """Pictures of a tar by id; the index is read once, a picture when it is asked for."""
+    """Images of a tar by id; the index is read once, an image when it is asked for."""
 
     def __init__(self, path: Path) -> None:
         self._tar = tarfile.open(path, "r:")
@@ -84,8 +84,8 @@ class TarReader:
         assert file is not None, "members are regular files"
         return file.read()
 
-    def picture(self, image_id: str) -> Image.Image:
-        """The decoded picture in RGB."""
+    def image(self, image_id: str) -> Image.Image:
+        """The decoded image in RGB."""
         return decode(self.data(image_id))
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ def images_markers(plan: Plan, number: int) -> list[Marker]:
         marker = Shard(plan.root, f"images/{generator.name}", number).marker()
         if marker is None:
             raise ValueError(
-                f"{plan.root}: the pictures of {generator.name!r} in shard {number:05d} are not drawn: run the stage "
+                f"{plan.root}: the images of {generator.name!r} in shard {number:05d} are not drawn: run the stage "
                 "images first."
             )
         markers.append(marker)

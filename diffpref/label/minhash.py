@@ -64,12 +64,12 @@ class Shingles:
 
     def jaccard(self, i: int, others: Int64[np.ndarray, " k"]) -> Float64[np.ndarray, " k"]:
         """Shared shingles over all shingles of text i and each of the others, in [0, 1]."""
-        mine, sizes = self.of(i), self.sizes[others]
+        own, sizes = self.of(i), self.sizes[others]
         ends = np.cumsum(sizes)
         theirs = self.hashes[np.repeat(self.starts[others] - (ends - sizes), sizes) + np.arange(sizes.sum())]
-        found = mine[np.minimum(np.searchsorted(mine, theirs), len(mine) - 1)] == theirs
-        shared = np.diff(np.concatenate([[0], np.cumsum(found)])[np.concatenate([[0], ends])])
-        return shared / (len(mine) + sizes - shared)
+        common = own[np.minimum(np.searchsorted(own, theirs), len(own) - 1)] == theirs
+        shared = np.diff(np.concatenate([[0], np.cumsum(common)])[np.concatenate([[0], ends])])
+        return shared / (len(own) + sizes - shared)
 
 
 def shingle(texts: Sequence[str]) -> Shingles:
@@ -156,13 +156,13 @@ class NearIndex:
 
     def nearest(self, i: int) -> tuple[int, float] | None:
         """The most similar added text and its Jaccard similarity, of equals the lowest; None where none is near."""
-        found = {j for group in self._of(i) for j in self._members.get(group, ())} - {i}
-        if not found:
+        others = {j for group in self._of(i) for j in self._members.get(group, ())} - {i}
+        if not others:
             return None
-        candidates = np.array(sorted(found), np.int64)
-        sizes, mine = self.shingles.sizes[candidates], int(self.shingles.sizes[i])
+        candidates = np.array(sorted(others), np.int64)
+        sizes, own = self.shingles.sizes[candidates], int(self.shingles.sizes[i])
         # Shared over all is at most the smaller over the larger.
-        candidates = candidates[np.minimum(sizes, mine) >= self.threshold * np.maximum(sizes, mine) - _ROUNDING]
+        candidates = candidates[np.minimum(sizes, own) >= self.threshold * np.maximum(sizes, own) - _ROUNDING]
         similarity = self.shingles.jaccard(i, candidates)
         if not len(candidates) or similarity.max() < self.threshold - _ROUNDING:
             return None

@@ -1,6 +1,6 @@
-"""The immutable plan of a run: which pictures of which prompts by which generators, from which seeds.
+"""The immutable plan of a run: which images of which prompts by which generators, from which seeds.
 
-What the plan holds decides every byte of every picture; it is written once, and a run in its folder that asks for
+What the plan holds decides every byte of every image; it is written once, and a run in its folder that asks for
 another one is refused. Rewards, labels and packs are not in it: they may be added and changed at any time.
 """
 
@@ -25,7 +25,7 @@ _REMEDY = "restore it, or choose another output_dir"
 
 
 def seed_of(base: int, prompt_id: str, generator: str, sample: int, attempt: int = 0) -> int:
-    """The seed of one picture, in [0, 2^63): of what the picture is, so not of batches, workers or the order of work.
+    """The seed of one image, in [0, 2^63): of what the image is, so not of batches, workers or the order of work.
 
     An attempt after the first takes the next seeds."""
     text = f"{base}|{prompt_id}|{generator}|{sample}"
@@ -34,7 +34,7 @@ def seed_of(base: int, prompt_id: str, generator: str, sample: int, attempt: int
 
 @dataclass(frozen=True)
 class Planned:
-    """One picture to draw."""
+    """One image to draw."""
 
     image_id: str
     prompt_id: str
@@ -80,11 +80,11 @@ class Plan:
         return list(zip(self.prompt_ids[rows], self.prompts[rows], strict=True))
 
     def count(self, shard: int) -> int:
-        """How many pictures a shard has, of all generators."""
+        """How many images a shard has, of all generators."""
         return len(self.rows(shard)) * self.candidates
 
     def images(self, shard: int, generator: GeneratorSettings) -> list[Planned]:
-        """The pictures of one generator in a shard, in the order in which they are drawn and kept."""
+        """The images of one generator in a shard, in the order in which they are drawn and kept."""
         return [
             Planned(f"{prompt_id}-{generator.name}-{sample}", prompt_id, prompt, sample)
             for prompt_id, prompt in self.rows(shard)
@@ -141,7 +141,7 @@ def make_plan(
     else:
         _compare(root, old, now)
     hashes.save()
-    ids, texts = _kept(root, now["prompts"])
+    ids, texts = _kept_prompts(root, now["prompts"])
     keys = {name: value_hash([now["seed"], identity_]) for name, identity_ in now["generators"].items()}
     return Plan(root, seed, shard_size, generators, keys, now["prompts"], ids, texts)
 
@@ -154,15 +154,15 @@ def _arrived(
     keys: Mapping[str, str],
     prompts_key: str,
 ) -> Plan:
-    return Plan(root, seed, shard_size, generators, keys, prompts_key, *_kept_once(root, prompts_key))
+    return Plan(root, seed, shard_size, generators, keys, prompts_key, *_kept_prompts_once(root, prompts_key))
 
 
 @lru_cache(maxsize=1)
-def _kept_once(root: Path, expected: str) -> tuple[list[str], list[str]]:
-    return _kept(root, expected)
+def _kept_prompts_once(root: Path, expected: str) -> tuple[list[str], list[str]]:
+    return _kept_prompts(root, expected)
 
 
-def _kept(root: Path, expected: str) -> tuple[list[str], list[str]]:
+def _kept_prompts(root: Path, expected: str) -> tuple[list[str], list[str]]:
     try:
         table = pq.read_table(root / PROMPTS, columns=["prompt_id", "prompt", "kept"])
     except (OSError, pa.ArrowException) as problem:
@@ -194,7 +194,7 @@ def _source(prompts: PromptSettings, hashes: FileHashes) -> str:
 
 
 def _compare(root: Path, old: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise where the new plan would draw other pictures."""
+    """Raise where the new plan would draw other images."""
     differences = []
     for name in ("seed", "shard_size", "prompts"):
         if old.get(name) != now[name]:

@@ -1,4 +1,4 @@
-"""The progress of a stage in pictures: a bar on a terminal, a line now and then in a log."""
+"""The progress of a stage in images: a bar on a terminal, a line now and then in a log."""
 
 import sys
 from types import TracebackType
@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 
 class Bar:
-    """Counts pictures of one stage; shows how many a second, and the time that is left."""
+    """Counts images of one stage; shows how many per second, and the time that is left."""
 
     def __init__(self, name: str, total: int, *, shown: bool) -> None:
         terminal = sys.stderr.isatty()

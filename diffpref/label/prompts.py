@@ -20,7 +20,7 @@ class PromptSettings:
     """Which prompts are labelled."""
 
     prompts: str
-    """A .txt with one prompt a line, a .tsv, .csv, .json, .jsonl or .parquet with a prompt column, or a data set."""
+    """A .txt with one prompt per line, a .tsv, .csv, .json, .jsonl or .parquet with a prompt column, or a data set."""
     split: str = "train"
     """The data set's split."""
     max_prompts: Annotated[int, Ge(1)] | None = None
@@ -80,7 +80,7 @@ def check_prompts(settings: PromptSettings) -> list[CheckedPrompt]:
     excluded = [(Path(source).name, text) for source in settings.exclude for text in _evaluation_set(source)]
     rows = [(i, _nfc(text)) for i, text in enumerate(prompt_rows(settings.prompts, split=settings.split)) if text]
     if not rows:
-        raise ValueError(f"{settings.prompts} holds no prompt: give one a line in a .txt file.")
+        raise ValueError(f"{settings.prompts} holds no prompt: give one per line in a .txt file.")
     judge, count, kept = _Judge(settings, excluded, rows), token_counter(), 0
     checked: list[CheckedPrompt] = []
     for i, (row, text) in enumerate(rows):
@@ -120,18 +120,18 @@ class _Judge:
         settings, place, key = self.settings, len(self.excluded) + i, _key(self.rows[i][1])
         if key in self.members:
             return "evaluation_set", False, ": ".join(self.members[key])
-        if (found := self.sets.nearest(place)) is not None:
-            name, text = self.excluded[found[0]]
-            return "evaluation_set", False, f"{name}, similarity {found[1]:.2f}: {text}"
+        if (near := self.sets.nearest(place)) is not None:
+            name, text = self.excluded[near[0]]
+            return "evaluation_set", False, f"{name}, similarity {near[1]:.2f}: {text}"
         if (first := self.firsts.setdefault(key, i)) != i:
             return "duplicate", False, f"row {self.rows[first][0]}: {self.rows[first][1]}"
         long = tokens > settings.max_tokens
         if long and settings.too_long == "drop":
             return "too_long", False, ""
-        if (found := self.own.nearest(place)) is not None:
-            row, text = self.rows[found[0] - len(self.excluded)]
+        if (near := self.own.nearest(place)) is not None:
+            row, text = self.rows[near[0] - len(self.excluded)]
             keep = settings.near_duplicates == "flag"
-            return "near_duplicate", keep, f"row {row}, similarity {found[1]:.2f}: {text}"
+            return "near_duplicate", keep, f"row {row}, similarity {near[1]:.2f}: {text}"
         self.own.add(place)
         return "too_long" if long else "ok", True, ""
 

@@ -12,7 +12,7 @@ from diffpref.report.page import Page
 
 
 def write_report(folder: Path) -> Path:
-    """The path of report.html; report.json beside it holds the same figures.
+    """The path of report.html; report.json next to it holds the same figures.
 
     Args:
         folder: of a run, with prompts.parquet and labels/; images/ gives the contact sheet, and label.yaml says which

@@ -1,4 +1,4 @@
-"""Stage `scores`: one reward scores every picture of a shard. Adding a reward draws no picture again."""
+"""Stage `scores`: one reward scores every image of a shard. Adding a reward draws no image again."""
 
 import inspect
 import math
@@ -63,7 +63,7 @@ def _contents(value: Any, name: str, hashes: Callable[[Path], str]) -> Any:
 
 @dataclass(frozen=True)
 class Batch:
-    """The pictures of some prompts: all of a prompt's are together, as rewards that compare need them."""
+    """The images of some prompts: all of a prompt's are together, as rewards that compare need them."""
 
     ids: list[str]
     images: list[Image.Image]
@@ -114,8 +114,8 @@ class _Scoring:
         for batch in self._batches(number):
             for image_id, value, message in self._scores(batch):
                 status = "ok" if math.isfinite(value) else "score_error" if message else "score_nan"
-                kept = value if status == "ok" else None
-                rows.append({"image_id": image_id, "value": kept, "status": status, "message": message})
+                finite = value if status == "ok" else None
+                rows.append({"image_id": image_id, "value": finite, "status": status, "message": message})
                 if status != "ok":
                     failures.add(image_id, message or f"the score is {value}")
             report(len(batch.ids))
@@ -124,29 +124,29 @@ class _Scoring:
         return Made((".parquet",), count(rows), {"reward": reward, **versions()})
 
     def _scores(self, batch: Batch) -> Iterator[tuple[str, float, str]]:
-        """(id, score, message) of each picture; where a batch fails, its prompts are scored apart."""
+        """(id, score, message) of each image; where a batch fails, its prompts are scored apart."""
         try:
             values = self.reward.measure(batch.images, batch.prompts).tolist()
             yield from ((i, v, "") for i, v in zip(batch.ids, values, strict=True))
         except WrongAnswer:
             raise
         except Exception as problem:
-            parts = _by_prompt(batch)
-            if len(parts) > 1:
-                for part in parts:
-                    yield from self._scores(part)
+            apart = _by_prompt(batch)
+            if len(apart) > 1:
+                for of_one_prompt in apart:
+                    yield from self._scores(of_one_prompt)
             else:
                 yield from ((i, math.nan, one_line(problem)) for i in batch.ids)
 
     def _batches(self, number: int) -> Iterator[Batch]:
-        """The pictures of `batch_prompts` prompts at a time; threads decode the next while these are scored."""
+        """The images of `batch_prompts` prompts at a time; threads decode the next while these are scored."""
         plan, size = self.stage.plan, self.stage.reward.batch_prompts
         sources = [Source(plan, number, generator.name) for generator in plan.generators]
         rows = plan.rows(number)
 
-        def read(part: Sequence[tuple[str, str]]) -> Batch:
+        def read(prompts: Sequence[tuple[str, str]]) -> Batch:
             batch = Batch([], [], [])
-            for prompt_id, prompt in part:
+            for prompt_id, prompt in prompts:
                 for source in sources:
                     for image_id, status in source.of(prompt_id):
                         if status == "ok":
@@ -157,12 +157,12 @@ class _Scoring:
 
         try:
             with ThreadPoolExecutor(1) as ahead:
-                parts = [rows[first : first + size] for first in range(0, len(rows), size)]
-                following = ahead.submit(read, parts[0])
-                for part in [*parts[1:], None]:
+                chunks = [rows[first : first + size] for first in range(0, len(rows), size)]
+                following = ahead.submit(read, chunks[0])
+                for chunk in [*chunks[1:], None]:
                     batch = following.result()
-                    if part is not None:
-                        following = ahead.submit(read, part)
+                    if chunk is not None:
+                        following = ahead.submit(read, chunk)
                     if batch.ids:
                         yield batch
         finally:
@@ -171,10 +171,10 @@ class _Scoring:
 
 
 def _by_prompt(batch: Batch) -> list[Batch]:
-    parts: dict[str, Batch] = {}
+    batches: dict[str, Batch] = {}
     for image_id, image, prompt in zip(batch.ids, batch.images, batch.prompts, strict=True):
-        part = parts.setdefault(prompt, Batch([], [], []))
-        part.ids.append(image_id)
-        part.images.append(image)
-        part.prompts.append(prompt)
-    return list(parts.values())
+        own = batches.setdefault(prompt, Batch([], [], []))
+        own.ids.append(image_id)
+        own.images.append(image)
+        own.prompts.append(prompt)
+    return list(batches.values())

@@ -7,7 +7,7 @@ from diffpref.label.sheet import shorten
 from diffpref.report.page import Page
 
 FAILURES, WINS, TIES = 0.05, 0.7, 0.5
-"""Shares above which the report warns: failed pictures, best pictures by one generator, tied pairs."""
+"""Shares above which the report warns: failed images, best images by one generator, tied pairs."""
 STATUSES = {
     "ok": "",
     "duplicate": "equals an earlier one but for case and spaces",
@@ -28,15 +28,15 @@ def percent(share: float | None) -> str:
 
 
 def verdict(page: Page, figures: Mapping[str, Any]) -> None:
-    prompts, pictures = figures["prompts"], figures["pictures"]
+    prompts, images = figures["prompts"], figures["pictures"]
     candidates, ties = figures["candidates"], figures["ties"]
-    failed = pictures["failed_share"] or 0.0
+    failed = images["failed_share"] or 0.0
     page.figures(
         [
             (f"{prompts['kept']:,}", f"prompts kept of {prompts['rows']:,}", ""),
-            (f"{pictures['labelled']:,}", f"labelled pictures of {pictures['planned']:,} planned", ""),
-            ("–" if candidates["mean"] is None else f"{candidates['mean']:.3g}", "pictures a labelled prompt", ""),
-            (percent(failed), "of pictures failed", "bad" if failed > FAILURES else ""),
+            (f"{images['labelled']:,}", f"labelled images of {images['planned']:,} planned", ""),
+            ("–" if candidates["mean"] is None else f"{candidates['mean']:.3g}", "images a labelled prompt", ""),
+            (percent(failed), "of images failed", "bad" if failed > FAILURES else ""),
             (percent(ties["tied_share"]), "of pairs tied in phi", "bad" if (ties["tied_share"] or 0) > TIES else ""),
         ]
     )
@@ -44,30 +44,30 @@ def verdict(page: Page, figures: Mapping[str, Any]) -> None:
     for text in warnings:
         page.callout(text, "bad")
     if not warnings:
-        page.callout("Nothing suspicious in failures, ties, and best pictures by generator.", "good")
-    if pictures["labelled"] and candidates["without_labels"]:
-        text = "Prompts without labels, for want of two pictures that can be compared"
+        page.callout("Nothing suspicious in failures, ties, and best images by generator.", "good")
+    if images["labelled"] and candidates["without_labels"]:
+        text = "Prompts without labels, for want of two images that can be compared"
         page.callout(f"{text}: {candidates['without_labels']:,}.", "note")
 
 
 def _warnings(figures: Mapping[str, Any]) -> Iterator[str]:
-    pictures, ties = figures["pictures"], figures["ties"]
-    if not pictures["labelled"]:
-        yield "No picture has a label: a prompt needs two that were drawn and scored."
-    if (pictures["failed_share"] or 0) > FAILURES:
-        yield f"{percent(pictures['failed_share'])} of the pictures failed; the table of failures says how."
+    images, ties = figures["pictures"], figures["ties"]
+    if not images["labelled"]:
+        yield "No image has a label: a prompt needs two that were drawn and scored."
+    if (images["failed_share"] or 0) > FAILURES:
+        yield f"{percent(images['failed_share'])} of the images failed; the table of failures says how."
     for name, generator in figures["generators"].items():
         share = generator["win_share"] or 0
         if len(figures["generators"]) > 1 and share > WINS:
             yield (
-                f"{name} drew the best picture of {percent(share)} of the prompts, with "
-                f"{percent(generator['labelled_share'])} of the pictures: such labels teach to draw like {name} more "
+                f"{name} drew the best image of {percent(share)} of the prompts, with "
+                f"{percent(generator['labelled_share'])} of the images: such labels teach to draw like {name} more "
                 "than to follow the prompt. Train on pairs by one generator (same_generator), or leave it out."
             )
     if (ties["tied_share"] or 0) > TIES:
         yield (
             f"{percent(ties['tied_share'])} of the pairs are tied in phi and teach nothing: the rewards disagree, or "
-            "the pictures are alike. Another reward, or the aggregator win_prob or mean_z, gives fewer ties."
+            "the images are alike. Another reward, or the aggregator win_prob or mean_z, gives fewer ties."
         )
 
 
@@ -81,25 +81,25 @@ def generators(page: Page, figures: Mapping[str, Any]) -> None:
         [name, g["labelled"], percent(g["labelled_share"]), percent(g["win_share"]), g["mean_phi"]]
         for name, g in figures["generators"].items()
     ]
-    page.table(["", "labelled pictures", "share of them", "share of best pictures", "mean phi"], rows)
+    page.table(["", "labelled images", "share of them", "share of best images", "mean phi"], rows)
     tied, compared = figures["ties"]["prompts_without_order"], figures["ties"]["pairs"]
     page.text(
-        "Generators of equal quality would draw best pictures in their share of the pictures. Of "
-        f"{compared:,} pairs of pictures of one prompt, {percent(figures['ties']['tied_share'])} are tied in phi; "
+        "Generators of equal quality would draw best images in their share of the images. Of "
+        f"{compared:,} pairs of images of one prompt, {percent(figures['ties']['tied_share'])} are tied in phi; "
         f"{tied:,} prompts have the same phi everywhere."
     )
     counts = figures["candidates"]["prompts_by_candidates"]
-    page.table(["labelled pictures of a prompt", "prompts"], [[int(k), n] for k, n in counts.items()])
+    page.table(["labelled images of a prompt", "prompts"], [[int(k), n] for k, n in counts.items()])
 
 
 def rewards(page: Page, figures: Mapping[str, Any]) -> None:
     every = figures["rewards"]
     page.heading("Rewards")
     names = ("scored", "mean", "std", "low", "high", "gain_of_the_best", "correlation_with_tokens")
-    header = ["", "pictures", "mean", "deviation", "lowest", "highest", "gain of the best", "correlation with length"]
-    page.table(header, [[_name(figures, r), *(found[key] for key in names)] for r, found in every.items()])
+    header = ["", "images", "mean", "deviation", "lowest", "highest", "gain of the best", "correlation with length"]
+    page.table(header, [[_name(figures, r), *(scores[key] for key in names)] for r, scores in every.items()])
     page.text(
-        "Gain of the best: the score of a prompt's best picture less the mean of its pictures, over all prompts. It "
+        "Gain of the best: the score of a prompt's best image less the mean of its images, over all prompts. It "
         "should be above 0 for a held-out reward too. Correlation with length: Pearson's of score and CLIP tokens of "
         "the prompt."
     )
@@ -111,9 +111,9 @@ def rewards(page: Page, figures: Mapping[str, Any]) -> None:
         ]
         page.table(["mean score", *generators], means)
     for name, reward in every.items():
-        counts = {g: found["histogram"] for g, found in reward["by_generator"].items()}
+        counts = {g: scores["histogram"] for g, scores in reward["by_generator"].items()}
         page.histogram(
-            _name(figures, name), reward["edges"], counts, x_label="score", y_label="share of each generator's pictures"
+            _name(figures, name), reward["edges"], counts, x_label="score", y_label="share of each generator's images"
         )
 
 
@@ -121,7 +121,7 @@ def agreement(page: Page, figures: Mapping[str, Any]) -> None:
     names = list(figures["tau_b"])
     page.heading("Agreement of the rewards")
     page.text(
-        "Kendall's tau-b over all pairs of pictures of one prompt: 1 is the same order, 0 no relation, -1 the reverse. "
+        "Kendall's tau-b over all pairs of images of one prompt: 1 is the same order, 0 no relation, -1 the reverse. "
         "phi is the label."
     )
     page.heat([_name(figures, name) for name in names], [[figures["tau_b"][a].get(b) for b in names] for a in names])
@@ -131,11 +131,11 @@ def hygiene(page: Page, figures: Mapping[str, Any]) -> None:
     prompts = figures["prompts"]
     page.heading("Prompts")
     rows: list[Sequence[object]] = []
-    for name, found in prompts["status"].items():
-        if found["prompts"]:
-            examples = "" if name == "ok" else "; ".join(map(_example, found["examples"]))
-            share = percent(found["prompts"] / prompts["rows"])
-            rows.append([name, STATUSES[name], found["prompts"], share, found["kept"], examples])
+    for name, counts in prompts["status"].items():
+        if counts["prompts"]:
+            examples = "" if name == "ok" else "; ".join(map(_example, counts["examples"]))
+            share = percent(counts["prompts"] / prompts["rows"])
+            rows.append([name, STATUSES[name], counts["prompts"], share, counts["kept"], examples])
     page.table(["status", "", "prompts", "share", "kept", "examples"], rows)
     tokens = prompts["tokens"]
     title = "Length of kept prompts"
@@ -154,7 +154,7 @@ def failures(page: Page, figures: Mapping[str, Any]) -> None:
     page.table(header, [[s, *(g["status"].get(s, 0) for g in generators.values())] for s in statuses])
     retried = sum(g["retried"] for g in generators.values())
     if retried:
-        page.text(f"{retried:,} pictures were drawn more than once.")
+        page.text(f"{retried:,} images were drawn more than once.")
     rows = [
         [status, name, shorten(text)]
         for name, g in generators.items()
@@ -166,34 +166,34 @@ def failures(page: Page, figures: Mapping[str, Any]) -> None:
 
 
 def near_duplicates(page: Page, figures: Mapping[str, Any]) -> None:
-    found = figures["near_duplicates"]
-    total = found["same generator"] + found["another generator"]
+    counts = figures["near_duplicates"]
+    total = counts["same generator"] + counts["another generator"]
     page.heading("Near-duplicates")
     if not total:
-        page.text("No picture resembles another one of its prompt.")
+        page.text("No image resembles another one of its prompt.")
         return
-    same, another = found["same generator"], found["another generator"]
+    same, another = counts["same generator"], counts["another generator"]
     page.text(
-        f"{total:,} pictures of {found['prompts']:,} prompts resemble an earlier one of their prompt; by the same "
+        f"{total:,} images of {counts['prompts']:,} prompts resemble an earlier one of their prompt; by the same "
         f"generator: {same:,}, by another: {another:,}."
     )
     rows = [
         [name, g["near_duplicates"], percent(g["near_duplicates"] / g["planned"])]
         for name, g in figures["generators"].items()
     ]
-    page.table(["", "pictures", "share of planned"], rows)
+    page.table(["", "images", "share of planned"], rows)
 
 
 def sizes(page: Page, figures: Mapping[str, Any]) -> None:
     sizes = figures["sizes"]
     if sizes["different"] < 2:
         return
-    page.heading("Picture size")
+    page.heading("Image size")
     correlation = sizes["correlation_of_phi_with_log_pixels"]
     if correlation is not None:
         page.text(f"Correlation of phi with the logarithm of the area: {correlation:.2f}.")
     rows = [[f"{s['width']} x {s['height']}", s["pictures"], s["mean_phi"]] for s in sizes["most_frequent"]]
-    page.table(["size", "labelled pictures", "mean phi"], rows)
+    page.table(["size", "labelled images", "mean phi"], rows)
     if sizes["different"] > len(rows):
         page.text(f"The {len(rows)} most frequent of {sizes['different']} sizes.")
 

@@ -1,4 +1,4 @@
-"""Shards on the disk: data files that appear whole, and beside them done-markers that say what they were made from.
+"""Shards on the disk: data files that appear whole, and next to them done-markers that say what they were made from.
 
 A marker is written last. It holds the settings and inputs that the shard depends on, and the SHA-256 of every data
 file, so that a rerun knows what is done, what is stale, and what a hand has edited. Data files hold no clock time, no
@@ -44,11 +44,11 @@ class FileHashes:
 
     def __call__(self, file: Path) -> str:
         state = file.stat()
-        seen = [state.st_size, state.st_mtime_ns]
-        kept = self.known.get(str(file.resolve()))
-        if kept is None or kept[:2] != seen:
-            kept = self.known[str(file.resolve())] = [*seen, file_hash(file)]
-        return kept[2]
+        stamp = [state.st_size, state.st_mtime_ns]
+        entry = self.known.get(str(file.resolve()))
+        if entry is None or entry[:2] != stamp:
+            entry = self.known[str(file.resolve())] = [*stamp, file_hash(file)]
+        return entry[2]
 
     def save(self) -> None:
         atomic.write_json(self.path, self.known)

@@ -1,4 +1,4 @@
-"""A contact sheet of a labelled data set: some prompts with all their pictures, best to worst."""
+"""A contact sheet of a labelled data set: some prompts with all their images, best to worst."""
 
 import tarfile
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from diffpref.report.page import Page
 
 PROMPTS = 24
 MANY, LARGE, SMALL = 6, 224, 176
-"""Rows of more than `MANY` pictures have `SMALL` ones, the longer side in pixels."""
+"""Rows of more than `MANY` images have `SMALL` ones, the longer side in pixels."""
 LETTERS = 180
 SHEET = """
 SELECT image_id, prompt_id, prompt, generator, phi, shard FROM labels JOIN prompts USING (prompt_id)
@@ -26,7 +26,7 @@ ORDER BY prompt_id, rank
 
 
 def draw_sheet(page: Page, database: Database, images: Path) -> None:
-    """Appends the sheet; a picture that cannot be read is counted and left out.
+    """Appends the sheet; an image that cannot be read is counted and left out.
 
     Args:
         images: holds {generator}/{shard}.tar with members {image_id}.png.
@@ -35,22 +35,22 @@ def draw_sheet(page: Page, database: Database, images: Path) -> None:
     if not groups:
         return
     side = SMALL if max(map(len, groups)) > MANY else LARGE
-    pictures, captions, missing = [], [], 0
+    sheet, captions, missing = [], [], 0
     for rows in groups:
-        found = [(_read(images, row, side), f"{row['phi']:.3g} {row['generator']}") for row in rows]
-        missing += sum(picture is None for picture, _ in found)
-        shown = [(picture, label) for picture, label in found if picture is not None]
+        thumbnails = [(_read(images, row, side), f"{row['phi']:.3g} {row['generator']}") for row in rows]
+        missing += sum(image is None for image, _ in thumbnails)
+        shown = [(image, label) for image, label in thumbnails if image is not None]
         if shown:
-            pictures.append(shown)
+            sheet.append(shown)
             captions.append(shorten(rows[0]["prompt"]))
     page.heading("Contact sheet")
     page.text(
-        f"{len(pictures)} prompts, chosen by their ids, which are hashes. All labelled pictures from best to worst, "
+        f"{len(sheet)} prompts, chosen by their ids, which are hashes. All labelled images from best to worst, "
         "each with its phi and generator."
     )
     if missing:
-        page.callout(f"{missing} pictures could not be read from {images.name}/ and are missing here.", "note")
-    page.pictures(pictures, captions)
+        page.callout(f"{missing} images could not be read from {images.name}/ and are missing here.", "note")
+    page.pictures(sheet, captions)
 
 
 def shorten(text: str) -> str:
@@ -63,8 +63,8 @@ def _read(images: Path, row: Mapping[str, Any], side: int) -> Image.Image | None
         with tarfile.open(images / row["generator"] / f"{row['shard']:05d}.tar", "r:") as tar:
             file = tar.extractfile(f"{row['image_id']}.png")
             assert file is not None, "a member is a regular file"
-            picture = decode(file.read())
+            image = decode(file.read())
     except (OSError, KeyError, tarfile.TarError):
         return None
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return picture
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return image

@@ -131,8 +131,8 @@ class Failures:
         self.count += 1
         if self.count > self.allowed:
             raise ValueError(
-                f"{self.stage}: {self.count} of a shard's {self.planned} pictures failed, the last ({what}) with: "
-                f"{message:.300}. Mend the cause and run again (finished shards stay), or allow more with "
+                f"{self.stage}: {self.count} of a shard's {self.planned} images failed, the last ({what}) with: "
+                f"{message:.300}. Correct the cause and run again (finished shards stay), or allow more with "
                 "--max_failure_share."
             )
 

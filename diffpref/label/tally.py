@@ -50,16 +50,16 @@ GROUP BY width, height ORDER BY pictures DESC, width, height
 def of_prompts(database: Database, statuses: Sequence[str]) -> dict[str, Any]:
     """How many prompts have which status, with examples, and how long the kept ones are."""
     rows = {row.pop("status"): row for row in database.table(STATUSES)}
-    kept = database.row(KEPT)
-    longest = int(kept["longest"] or 0)
+    lengths = database.row(KEPT)
+    longest = int(lengths["longest"] or 0)
     edges = np.linspace(0, max(longest, 1) + 1, min(max(longest, 1) + 1, BINS) + 1)
     ((bins,),) = database.rows(f"SELECT {histogram('tokens', edges)} FROM prompts WHERE kept")
     return {
         "rows": sum(row["prompts"] for row in rows.values()),
-        "kept": kept["kept"],
+        "kept": lengths["kept"],
         "status": {name: rows.get(name, {"prompts": 0, "kept": 0, "examples": []}) for name in statuses},
         "tokens": {
-            "mean": kept["mean"],
+            "mean": lengths["mean"],
             "longest": longest,
             "edges": edges.tolist(),
             "histogram": counts(bins, edges),

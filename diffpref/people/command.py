@@ -1,4 +1,4 @@
-"""The command `diffpref label-pairs`: a person labels the pairs of a pictures folder on a local page."""
+"""The command `diffpref label-pairs`: a person labels the pairs of a folder of images on a local page."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,10 @@ from diffpref.people.server import serve
 
 @dataclass(frozen=True)
 class LabelPairs:
-    """Open a page on this machine that shows pairs of pictures and asks which is better."""
+    """Open a page on this machine that shows pairs of images and asks which is better."""
 
     folder: tyro.conf.Positional[Path]
-    """A folder of pictures with pairs.json; the answers go to labels.json in it."""
+    """A folder of images with pairs.json; the answers go to labels.json in it."""
     port: int = 8765
     """The port of the page on 127.0.0.1; 0 takes any free one."""
     annotator: str = ""

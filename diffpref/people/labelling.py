@@ -22,12 +22,12 @@ class Labelling:
         self.pairs = read_pairs(folder)
         self.path = labels_path(folder, annotator)
         self.answers = read_answers(self.path, self.pairs)
-        # A tab of an earlier start must not answer for pictures it never showed.
+        # A tab of an earlier start must not answer for images it never showed.
         self.token = secrets.token_hex(8)
-        self.pictures = {
-            f"/picture/{self.token}/{i}/{name}": folder / picture
+        self.images = {
+            f"/image/{self.token}/{i}/{name}": folder / image
             for i, pair in enumerate(self.pairs)
-            for name, picture in zip(("first", "second"), pair.pictures, strict=True)
+            for name, image in zip(("first", "second"), pair.images, strict=True)
         }
         self.stop_at = math.inf  # on the monotonic clock
         self.lock = threading.Lock()
@@ -41,7 +41,7 @@ class Labelling:
         pairs = []
         for i, pair in enumerate(self.pairs):
             shown = display_order(pair)
-            sources = [f"/picture/{self.token}/{i}/{name}" for name in shown]
+            sources = [f"/image/{self.token}/{i}/{name}" for name in shown]
             answer = self.answers.get(pair.id)
             pairs.append({"id": pair.id, "prompt": pair.prompt, "shown": shown, "sources": sources, "answer": answer})
         return {
@@ -92,6 +92,6 @@ class Labelling:
 
 
 def display_order(pair: Pair) -> list[str]:
-    """Which picture stands left and which right: the same at every start, either way equally often over many pairs."""
+    """Which image stands left and which right: the same at every start, either way equally often over many pairs."""
     swap = hash_bit(pair.id)
     return ["second", "first"] if swap else ["first", "second"]

@@ -1,9 +1,9 @@
-"""A pictures folder: pairs.json says what is compared, labels.json and labels.NAME.json what people answered."""
+"""A folder of images: pairs.json says what is compared, labels.json and labels.NAME.json what people answered."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,44 +21,45 @@ TYPES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures of one prompt."""
+    """Two images of one prompt."""
 
     id: str
     prompt: str
-    pictures: tuple[str, str]
-    """The first and the second picture, as paths relative to the folder, with forward slashes."""
+    images: tuple[str, str]
+    """The first and the second image, as paths relative to the folder, with forward slashes."""
 
 
 def write_pairs(folder: Path, pairs: Sequence[Pair]) -> None:
-    """Writes pairs.json; the pictures must be there already, and labels must not.
+    """Writes pairs.json; the images must be there already, and labels must not.
 
-    Labels name pairs by id alone: old labels next to new pairs would be taken for answers to the new pictures."""
-    if found := label_files(folder):
+    Labels name pairs by id alone: old labels next to new pairs would be taken for answers to the new images."""
+    if files := label_files(folder):
         raise ValueError(
-            f"{found[0]} holds answers to the pictures that were here; pairs must be written to a folder without"
+            f"{files[0]} holds answers to the images that were here; pairs must be written to a folder without"
             " labels: choose a new folder, or delete the labels."
         )
     path = folder / PAIRS
     _check(path, pairs)
-    atomic.write_json(path, {"format": PAIRS_FORMAT, "pairs": [asdict(pair) for pair in pairs]})
+    entries = [{"id": pair.id, "prompt": pair.prompt, "pictures": list(pair.images)} for pair in pairs]
+    atomic.write_json(path, {"format": PAIRS_FORMAT, "pairs": entries})
 
 
 def read_pairs(folder: Path) -> list[Pair]:
     """The pairs of pairs.json, in order."""
     path = folder / PAIRS
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: name a folder of pictures that has {PAIRS} (diffpref.label).")
-    given = _read(path, PAIRS_FORMAT).get("pairs")
-    if not isinstance(given, list):
-        raise ValueError(f"{path}: pairs must be a list, got {given!r}; write it again with write_pairs.")
+        raise ValueError(f"{path} does not exist: name a folder of images that has {PAIRS} (diffpref.label).")
+    entries = _read(path, PAIRS_FORMAT).get("pairs")
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: pairs must be a list, got {entries!r}; write it again with write_pairs.")
     pairs = []
-    for i, entry in enumerate(given):
+    for i, entry in enumerate(entries):
         match entry:
             case {"id": str(name), "prompt": str(prompt), "pictures": [str(first), str(second)]}:
                 pairs.append(Pair(name, prompt, (first, second)))
             case _:
                 raise ValueError(
-                    f"{path}: pair {i} must have the texts id and prompt and two pictures, got {entry!r};"
+                    f"{path}: pair {i} must have the texts id and prompt and two images, got {entry!r};"
                     " write it again with write_pairs."
                 )
     _check(path, pairs)
@@ -104,7 +105,7 @@ def read_answers(path: Path, pairs: Sequence[Pair]) -> dict[str, str]:
         return {}
     answers = _read(path, LABELS_FORMAT).get("labels")
     if not isinstance(answers, dict):
-        raise ValueError(f"{path}: labels must map pair ids to answers, got {answers!r}; mend it, or delete the file.")
+        raise ValueError(f"{path}: labels must map pair ids to answers, got {answers!r}; correct or delete it.")
     known = {pair.id for pair in pairs}
     for name, answer in answers.items():
         if name not in known:
@@ -115,7 +116,7 @@ def read_answers(path: Path, pairs: Sequence[Pair]) -> dict[str, str]:
         if not isinstance(answer, str) or answer not in SCORES:
             raise ValueError(
                 f"{path}: the answer to pair {name!r} must be one of {list(SCORES)}, got {answer!r};"
-                " mend it, or remove this entry."
+                " correct it, or remove this entry."
             )
     return answers
 
@@ -129,36 +130,35 @@ def _read(path: Path, format_name: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as problem:
-        raise ValueError(f"{path} must be valid JSON: {problem}. Mend it, or delete it and begin again.") from None
+        raise ValueError(f"{path} must be valid JSON: {problem}. Repair it, or delete it and begin again.") from None
     if not isinstance(value, dict) or value.get("format") != format_name:
-        found = value.get("format") if isinstance(value, dict) else value
-        raise ValueError(f"{path}: format must be {format_name!r}, got {found!r}; use the diffpref that wrote it.")
+        actual = value.get("format") if isinstance(value, dict) else value
+        raise ValueError(f"{path}: format must be {format_name!r}, got {actual!r}; use the diffpref that wrote it.")
     return value
 
 
 def _check(path: Path, pairs: Sequence[Pair]) -> None:
-    """Raises where the pairs are none, share an id, or have a picture that is not in the folder."""
+    """Raises where the pairs are none, share an id, or have an image that is not in the folder."""
     if not pairs:
-        raise ValueError(f"{path} must have at least one pair, got none: draw pictures first.")
+        raise ValueError(f"{path} must have at least one pair, got none: draw images first.")
     inside, seen = path.parent.resolve(), set()
     for pair in pairs:
         if not pair.id or pair.id in seen:
             raise ValueError(f"{path}: ids must differ and not be empty, got {pair.id!r} again; number the pairs.")
         seen.add(pair.id)
-        for picture in pair.pictures:
+        for image in pair.images:
             # Resolved, so that neither .. nor a link leads the page to another file of this machine.
-            place = (inside / picture).resolve()
+            place = (inside / image).resolve()
             if not place.is_relative_to(inside):
                 raise ValueError(
-                    f"{path}: the picture {picture!r} of pair {pair.id!r} must lie in the folder; copy it there."
+                    f"{path}: the image {image!r} of pair {pair.id!r} must lie in the folder; copy it there."
                 )
-            if Path(picture).suffix.lower() not in TYPES:
+            if Path(image).suffix.lower() not in TYPES:
                 raise ValueError(
-                    f"{path}: the picture {picture!r} of pair {pair.id!r} must end in one of {list(TYPES)};"
-                    " save it as PNG."
+                    f"{path}: the image {image!r} of pair {pair.id!r} must end in one of {list(TYPES)}; save it as PNG."
                 )
             if not place.is_file():
                 raise ValueError(
-                    f"{path}: the picture {picture!r} of pair {pair.id!r} does not exist; put it back, or draw the"
-                    " pictures again."
+                    f"{path}: the image {image!r} of pair {pair.id!r} does not exist; put it back, or draw the"
+                    " images again."
                 )

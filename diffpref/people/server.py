@@ -1,4 +1,4 @@
-"""A page on this machine that asks a person which of two pictures is better, until every pair has an answer."""
+"""A page on this machine that asks a person which of two images is better, until every pair has an answer."""
 
 import json
 import os
@@ -47,13 +47,13 @@ class LabelServer(ThreadingHTTPServer):
             self.handle_request()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Our bugs only: a browser that goes away in the middle of a picture is none."""
+        """Our bugs only: a browser that goes away in the middle of an image is none."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The page, its state, the pictures of pairs.json and nothing else; answers from the page and nobody else."""
+    """The page, its state, the images of pairs.json and nothing else; answers from the page and nobody else."""
 
     server: LabelServer
     timeout = 30  # seconds without a byte, after which a connection is dropped
@@ -66,10 +66,10 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, self.server.page, "text/html; charset=utf-8")
         elif self.path == "/state":
             self._reply(200, labelling.state())
-        elif (picture := labelling.pictures.get(self.path)) is not None and picture.is_file():
-            self._send(200, picture.read_bytes(), TYPES[picture.suffix.lower()])
+        elif (image := labelling.images.get(self.path)) is not None and image.is_file():
+            self._send(200, image.read_bytes(), TYPES[image.suffix.lower()])
         else:
-            self._reply(404, {"problem": "there is no such page or picture."})
+            self._reply(404, {"problem": "there is no such page or image."})
 
     def do_POST(self) -> None:
         labelling = self.server.labelling
@@ -86,14 +86,14 @@ class Handler(BaseHTTPRequestHandler):
             self._reply(413, {"problem": f"an answer must have a length of at most {LONGEST} bytes."})
             return
         try:
-            given = json.loads(self.rfile.read(int(length)))
-            if not isinstance(given, dict):
-                raise ValueError(f"an answer must be a JSON object, got {given!r}.")
-            if given.get("token") != labelling.token:
+            body = json.loads(self.rfile.read(int(length)))
+            if not isinstance(body, dict):
+                raise ValueError(f"an answer must be a JSON object, got {body!r}.")
+            if body.get("token") != labelling.token:
                 self._reply(409, {"problem": "the labelling was started again; reload the page."})
                 return
             if self.path == "/answer":
-                labelling.answer(given.get("id"), given.get("answer"))
+                labelling.answer(body.get("id"), body.get("answer"))
             elif self.path == "/hold":
                 labelling.hold()
             elif self.path != "/finish":
@@ -120,9 +120,9 @@ class Handler(BaseHTTPRequestHandler):
     def _reply(self, status: int, value: object) -> None:
         self._send(status, json.dumps(value).encode(), "application/json")
 
-    def _send(self, status: int, body: bytes, kind: str) -> None:
+    def _send(self, status: int, body: bytes, content_type: str) -> None:
         self.send_response(status)
-        for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(body))}.items():
+        for name, value in {**HEADERS, "Content-Type": content_type, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
@@ -144,7 +144,7 @@ def serve(folder: Path, *, port: int, annotator: str, open_browser: bool) -> Non
         return
     with LabelServer(labelling, port) as server:
         address = f"http://{server.hosts[0]}/"
-        print(f"{len(labelling.answers)} of {len(labelling.pairs)} pairs are answered. Compare the pictures at\n")
+        print(f"{len(labelling.answers)} of {len(labelling.pairs)} pairs are answered. Compare the images at\n")
         print(f"  {address}\n")
         if open_browser and _has_screen():
             # In a thread: some browsers return only when they are closed.

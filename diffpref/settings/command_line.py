@@ -134,7 +134,7 @@ def _flags(reader: Reader[T], chosen: Mapping[str, type], groups: Mapping[str, A
     fields: list[Any] = [("choices", dataclasses.make_dataclass("Choices", [_field(*one) for one in choices]), ...)]
     fields += [(name, kind, groups.get(name, ...)) for name, kind in chosen.items()]
     fields[0] = (*fields[0][:2], fields[0][1]())
-    return dataclasses.make_dataclass("Settings", [_field(*one) for one in fields])
+    return dataclasses.make_dataclass("Settings", [_field(*one) for one in fields], kw_only=True)
 
 
 def _field(name: str, kind: Any, default: Any) -> Any:

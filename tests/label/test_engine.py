@@ -15,7 +15,7 @@ from diffpref.data.scoring import score
 from diffpref.label.engine import label
 from diffpref.label.plan import seed_of
 from diffpref.objectives import DPO, RankDPO
-from tests.label.world import PROMPTS, config_of, data_files, lines
+from tests.label.world import PROMPTS, config_of, data_files, lines, quiet
 
 PACKS = [
     {"name": "lists", "form": "lists"},
@@ -23,10 +23,6 @@ PACKS = [
     {"name": "pickapic", "form": "pickapic", "min_gap": 0.3},
     {"name": "same", "form": "pairs", "same_generator": True},
 ]
-
-
-def quiet(line: str) -> None:
-    """Nobody reads along."""
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +40,14 @@ def phi_by_hand(scores: list[list[float]]) -> list[float]:
     return [c / (len(scores) * (len(scores[0]) - 1)) for c in count]
 
 
-def test_lists_hold_the_pictures_best_first_with_phi(run: Path) -> None:
+def test_lists_hold_the_images_best_first_with_phi(run: Path) -> None:
     rows = read_preferences(run / "packs" / "lists")
     packed = pq.read_table(run / "packs" / "lists").to_pylist()
     assert [row["prompt"] for row in packed] == PROMPTS
     # Where the rewards contradict each other everywhere, every phi is 1/2; the reader counts that as a tie.
     assert [row.prompt for row in rows] == [row["prompt"] for row in packed if len(set(row["scores"])) > 1]
     for row in rows:
-        arrays = [np.asarray(decode(picture), dtype=np.float64) for picture in row.images]
+        arrays = [np.asarray(decode(image), dtype=np.float64) for image in row.images]
         bright, red = [a.mean() for a in arrays], [a[..., 0].mean() - a[..., 2].mean() for a in arrays]
         # Scores are kept in float32, which moves no order here.
         assert list(row.scores) == pytest.approx(phi_by_hand([bright, red]), abs=1e-12)
@@ -92,7 +88,7 @@ def test_pairs(run: Path) -> None:
         assert row["chosen_model"] == row["rejected_model"]
 
 
-def test_each_picture_has_its_own_seed(run: Path) -> None:
+def test_each_image_has_its_own_seed(run: Path) -> None:
     rows = pq.read_table(run / "labels").to_pylist()
     assert len({row["seed"] for row in rows}) == len(rows) == len(PROMPTS) * 4
     for row in rows:
@@ -105,7 +101,7 @@ def test_two_runs_give_the_same_bytes(run: Path, tmp_path: Path) -> None:
     assert data_files(again) == data_files(run)
 
 
-def test_pictures_hang_neither_on_batches_nor_on_shards(run: Path, tmp_path: Path) -> None:
+def test_images_hang_neither_on_batches_nor_on_shards(run: Path, tmp_path: Path) -> None:
     config = config_of(
         tmp_path,
         shard_size=7,

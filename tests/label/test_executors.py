@@ -14,14 +14,10 @@ import yaml
 from diffpref.label.engine import label
 from diffpref.label.executors import EXECUTOR, Executor, slurm
 from diffpref.label.settings import from_mapping
-from tests.label.world import data_files, lines, make_world
+from tests.label.world import data_files, lines, make_world, quiet
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-
-
-def quiet(line: str) -> None:
-    """Nobody reads along."""
 
 
 def undisturbed(folder: Path, **changes: object) -> dict[str, bytes]:
@@ -184,13 +180,13 @@ def test_an_error_in_a_ray_actor_is_the_users_message(tmp_path: Path) -> None:
         command(config, "--executor", "ray"), env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 1
-    assert "diffpref: error: images/noise/00000: 4 of a shard's 8 pictures failed" in done.stderr
+    assert "diffpref: error: images/noise/00000: 4 of a shard's 8 images failed" in done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("executor", ["local", "ray"])
 def test_killed_at_random_moments(tmp_path: Path, executor: str) -> None:
-    """kill -9, 20 times (local; a few times with ray): the packed set is that of an undisturbed run, and no picture is
+    """kill -9, 20 times (local; a few times with ray): the packed set is that of an undisturbed run, and no image is
     drawn twice but in a shard that was cut."""
     if executor == "ray":
         pytest.importorskip("ray")
@@ -207,7 +203,7 @@ def test_killed_at_random_moments(tmp_path: Path, executor: str) -> None:
         slow = {**ENVIRONMENT, "WORLD_SLEEP": "0.08"}
         process = subprocess.Popen(command(config), env=slow, cwd=ROOT, stdout=-3, stderr=-3, start_new_session=True)
         before, limit = len(lines(drawn_log) + lines(scored_log)), time.monotonic() + 90
-        # Two of three kills fall while pictures are drawn or scored, the others anywhere from the interpreter's start.
+        # Two of three kills fall while images are drawn or scored, the others anywhere from the interpreter's start.
         while number % 3 and len(lines(drawn_log) + lines(scored_log)) == before and time.monotonic() < limit:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 1.5 if number % 3 else 8))

@@ -13,14 +13,10 @@ from PIL import Image, ImageEnhance
 from diffpref.label.engine import label
 from diffpref.label.filter import difference_hash
 from diffpref.label.images import TarReader, TarWriter, encode
-from tests.label.world import PROMPTS, config_of
+from tests.label.world import PROMPTS, config_of, quiet
 
 
-def quiet(line: str) -> None:
-    """Nobody reads along."""
-
-
-def picture(seed: int, size: int = 64) -> Image.Image:
+def noise(seed: int, size: int = 64) -> Image.Image:
     low = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(low).resize((size, size), Image.Resampling.BICUBIC)
 
@@ -30,31 +26,31 @@ def bits(a: Image.Image, b: Image.Image) -> int:
 
 
 def test_the_hash_sees_what_people_see() -> None:
-    """Another size, brightness or JPEG is the same picture; another picture is as far as chance, half of 256 bits."""
-    original = picture(0, 128)
+    """Another size, brightness or JPEG is the same image; another image is as far as chance, half of 256 bits."""
+    original = noise(0, 128)
     buffer = io.BytesIO()
     original.save(buffer, "JPEG", quality=90)
     assert bits(original, original) == 0
     assert bits(original, original.resize((64, 64), Image.Resampling.BOX)) <= 6
     assert bits(original, ImageEnhance.Brightness(original).enhance(0.8)) <= 6
     assert bits(original, Image.open(buffer)) <= 12
-    assert all(70 < bits(original, picture(seed, 128)) < 186 for seed in range(1, 20))
+    assert all(70 < bits(original, noise(seed, 128)) < 186 for seed in range(1, 20))
     assert bits(original, original.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) > 70
 
 
 def test_a_tar_is_lossless_ordered_and_the_same_again(tmp_path: Path) -> None:
-    pictures = {f"id-{i}": picture(i) for i in (3, 1, 2)}
+    images = {f"id-{i}": noise(i) for i in (3, 1, 2)}
     for name in ("a.tar", "b.tar"):
         with TarWriter(tmp_path / name) as tar:
-            for image_id, image in pictures.items():
+            for image_id, image in images.items():
                 tar.add(image_id, image, {"prompt": "ünïcode", "seed": 2**62})
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     with tarfile.open(tmp_path / "a.tar") as tar:
         names = tar.getnames()
     assert names == [f"id-{i}.{kind}" for i in (3, 1, 2) for kind in ("json", "png")]
     reader = TarReader(tmp_path / "a.tar")
-    for image_id, image in pictures.items():
-        assert np.array_equal(np.asarray(reader.picture(image_id)), np.asarray(image))
+    for image_id, image in images.items():
+        assert np.array_equal(np.asarray(reader.image(image_id)), np.asarray(image))
         assert reader.data(image_id) == encode(image)
     reader.close()
 
@@ -116,7 +112,7 @@ def test_weights(world: Path) -> None:
 
 
 def test_pareto(world: Path) -> None:
-    """1 exactly where no other picture of the prompt is better in both."""
+    """1 exactly where no other image of the prompt is better in both."""
     rows = labels(world, aggregator="pareto")
     for scores, phi, _ in by_prompt(rows):
         free = [not any((scores[j] > scores[i]).all() for j in range(4)) for i in range(4)]

@@ -37,8 +37,8 @@ def generator() -> PipelineGenerator:
     return made
 
 
-def test_the_pictures_are_the_stock_pipelines(generator: PipelineGenerator) -> None:
-    """Drawn in one batch, as PIL pictures, by the pipeline that anybody would load."""
+def test_the_images_are_the_stock_pipelines(generator: PipelineGenerator) -> None:
+    """Drawn in one batch, as PIL images, by the pipeline that anybody would load."""
     from diffusers import StableDiffusionXLPipeline
 
     stock: Any = StableDiffusionXLPipeline.from_pretrained(TINY, dtype=torch.float32, add_watermarker=False)
@@ -51,7 +51,7 @@ def test_the_pictures_are_the_stock_pipelines(generator: PipelineGenerator) -> N
         assert np.array_equal(np.asarray(mine.image), np.asarray(other))
 
 
-def test_a_picture_hangs_on_its_own_seed(generator: PipelineGenerator) -> None:
+def test_an_image_hangs_on_its_own_seed(generator: PipelineGenerator) -> None:
     """Alone or in a batch it is the same, up to how a matrix product of another size rounds."""
     together, alone = generator(["red apple", "fox"], [3, 4]), generator(["fox"], [4])
     a, b = (np.asarray(drawn.image, dtype=int) for drawn in (together[1], alone[0]))
@@ -60,7 +60,7 @@ def test_a_picture_hangs_on_its_own_seed(generator: PipelineGenerator) -> None:
 
 
 def test_what_a_pipeline_hides_gets_a_status() -> None:
-    """A float array with what is no number, and a picture that the safety checker blacked out."""
+    """A float array with what is no number, and an image that the safety checker blacked out."""
     bad = np.zeros((3, 8, 8, 3), np.float32)
     bad[0, 1, 2, 0] = np.nan
     result = SimpleNamespace(images=bad, nsfw_content_detected=[False, True, False])
@@ -78,7 +78,7 @@ def test_float_pixels_round_as_diffusers_rounds() -> None:
     assert np.array_equal(np.asarray(drawn.image), np.asarray(theirs))
 
 
-def test_grey_pictures_become_rgb() -> None:
+def test_grey_images_become_rgb() -> None:
     generator = PipelineGenerator(lambda *a, **o: SimpleNamespace(images=np.full((1, 4, 4, 1), 0.5)), {})
     (drawn,) = generator(["a"], [1])
     assert drawn.image is not None and drawn.image.mode == "RGB" and drawn.image.getpixel((0, 0)) == (128, 128, 128)
@@ -111,7 +111,7 @@ def test_another_scheduler(generator: PipelineGenerator) -> None:
     assert other.pipeline.scheduler.config.timestep_spacing == "trailing"
 
 
-def test_identity_is_what_decides_the_pictures(tmp_path: Path) -> None:
+def test_identity_is_what_decides_the_images(tmp_path: Path) -> None:
     """Neither where the weights lie nor the batch; what is in them does, and every setting of the call."""
     copied = tmp_path / "elsewhere"
     shutil.copytree(TINY, copied)

@@ -1,11 +1,6 @@
-"""The labelling report against figures counted one by one, and its pictures read back from the page."""
+"""The figures of a labelling report against the same figures counted one by one."""
 
-import base64
-import io
-import json
 import math
-import random
-import re
 from collections import Counter
 from collections.abc import Mapping
 from itertools import combinations
@@ -13,120 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from diffpref.label.images import TarWriter
-from diffpref.label.prompts import prompt_id
 from diffpref.label.report import write_report
-from diffpref.label.sections import percent
-
-SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("image_id", "prompt_id", "generator")),
-        *(("sample", pa.int32()), ("seed", pa.int64()), ("attempt", pa.int32())),
-        *((name, pa.string()) for name in ("status", "message")),
-        *(("width", pa.int32()), ("height", pa.int32()), ("prompt", pa.string()), ("duplicate_of", pa.string())),
-        *(("phi", pa.float64()), ("rank", pa.int32()), ("score.one", pa.float32()), ("score.two-b", pa.float32())),
-    ]
-)
-GENERATORS = {"sd-xl": 2, "pix": 1}
-REWARDS = ("one", "two-b")
-Row = dict[str, Any]
+from tests.label.report_world import GENERATORS, REWARDS, Row, figures_of, groups_of, make_rows, write_run
 
 
-def make_rows(prompts: int = 60, seed: int = 0) -> list[Row]:
-    """Every status, prompts without labels, ties, a flagged near-duplicate, two sizes and a score that is missing."""
-    rng, rows = random.Random(seed), []
-    for i in range(prompts):
-        prompt = f"prompt {i} & <b>" + " word" * rng.randint(1, 30)
-        group = []
-        for generator, samples in GENERATORS.items():
-            for sample in range(samples):
-                name = prompt_id(prompt)
-                row: Row = {"image_id": f"{name}-{generator}-{sample}", "prompt_id": name, "prompt": prompt}
-                row |= {"generator": generator, "sample": sample, "seed": i, "attempt": int(rng.random() < 0.1)}
-                row |= {"status": "ok", "message": "", "duplicate_of": "", "phi": None, "rank": None}
-                row["width"], row["height"] = (32, 24) if generator == "pix" else (24, 24)
-                row["score.one"], row["score.two-b"] = round(rng.gauss(20, 1), 1), rng.gauss(1, 2)
-                row["score.one"] += 0.5 * (generator == "pix")
-                chance = rng.random()
-                if chance < 0.2:
-                    row["status"], row["message"] = rng.choice(
-                        [("gen_error", "RuntimeError: <out> of memory"), ("score_nan", "one: nan"), ("black_image", "")]
-                    )
-                    row["score.one"] = row["score.two-b"] = None
-                elif chance > 0.9 and group:
-                    row["duplicate_of"] = group[-1]["image_id"]
-                    row["status"] = rng.choice(["ok", "near_duplicate"])
-                group.append(row)
-        part = [row for row in group if row["status"] == "ok"]
-        if len(part) > 1:
-            part.sort(key=lambda row: -row["score.one"])
-            for place, row in enumerate(part):
-                row["phi"] = sum(row["score.one"] > other["score.one"] for other in part) / (len(part) - 1)
-                row["rank"] = place + 1
-        rows += group
-    return rows
-
-
-def colour(row: Row) -> tuple[int, int, int]:
-    """Of its picture: red says the rank, blue the prompt."""
-    return (row["rank"] or 0) * 60, 0, int(row["prompt_id"][:2], 16)
-
-
-def write_run(folder: Path, rows: list[Row], *, size: int = 25, pictures: bool = True) -> Path:
-    """The files that the engine leaves, shards of `size` prompts."""
-    prompts = list(dict.fromkeys((row["prompt_id"], row["prompt"]) for row in rows))
-    table: list[Row] = [
-        {"prompt_id": name, "prompt": text, "status": "ok", "kept": True, "tokens": len(text.split()), "detail": ""}
-        for name, text in prompts
-    ]
-    gone = {"prompt_id": "0" * 16, "prompt": "<i>gone</i>", "status": "duplicate", "kept": False, "tokens": 900}
-    table = [{**row, "row": i} for i, row in enumerate([{**gone, "detail": "row 3: first & only"}, *table])]
-    (folder / "labels").mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(table), folder / "prompts.parquet")
-    for start in range(0, len(prompts), size):
-        names = {name for name, _ in prompts[start : start + size]}
-        here = [row for row in rows if row["prompt_id"] in names]
-        shard = f"{start // size:05d}"
-        pq.write_table(pa.Table.from_pylist(here, schema=SCHEMA), folder / "labels" / f"{shard}.parquet")
-        for generator in GENERATORS if pictures else ():
-            (folder / "images" / generator).mkdir(parents=True, exist_ok=True)
-            with TarWriter(folder / "images" / generator / f"{shard}.tar") as tar:
-                for row in here:
-                    if row["generator"] == generator:
-                        tar.add(row["image_id"], Image.new("RGB", (row["width"], row["height"]), colour(row)), {})
-    return folder
-
-
-def figures_of(folder: Path) -> Mapping[str, Any]:
-    def strict(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
-
-    return json.loads((folder / "report.json").read_text(encoding="utf-8"), parse_constant=strict)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row], Mapping[str, Any]]:
-    rows = make_rows()
-    folder = write_run(tmp_path_factory.mktemp("run") / "labels-1", rows)
-    assert write_report(folder) == folder / "report.html"
-    return folder, rows, figures_of(folder)
-
-
-def groups_of(rows: list[Row]) -> list[list[Row]]:
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["phi"] is not None:
-            groups.setdefault(row["prompt_id"], []).append(row)
-    return list(groups.values())
-
-
-def test_counts(run: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
-    _, rows, figures = run
+def test_counts(reported: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
+    _, rows, figures = reported
     groups = groups_of(rows)
     failed = [row for row in rows if row["status"] not in ("ok", "near_duplicate")]
     assert figures["prompts"]["rows"] == 61 and figures["prompts"]["kept"] == 60
@@ -144,8 +33,8 @@ def test_counts(run: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
     assert figures["candidates"]["mean"] == pytest.approx(sum(map(len, groups)) / len(groups))
 
 
-def test_generators(run: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
-    _, rows, figures = run
+def test_generators(reported: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
+    _, rows, figures = reported
     assert set(figures["generators"]) == set(GENERATORS)
     for name, found in figures["generators"].items():
         mine = [row for row in rows if row["generator"] == name]
@@ -168,8 +57,8 @@ def test_generators(run: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
     assert 0 < same < len(marked)
 
 
-def test_agreement_and_ties(run: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
-    _, rows, figures = run
+def test_agreement_and_ties(reported: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
+    _, rows, figures = reported
     pairs = [pair for group in groups_of(rows) for pair in combinations(group, 2)]
 
     def signs(key: str) -> np.ndarray:
@@ -188,8 +77,8 @@ def test_agreement_and_ties(run: tuple[Path, list[Row], Mapping[str, Any]]) -> N
     assert figures["ties"]["prompts_without_order"] == flat
 
 
-def test_scores(run: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
-    _, rows, figures = run
+def test_scores(reported: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
+    _, rows, figures = reported
     ok = [row for row in rows if row["status"] == "ok"]
     tokens = [len(row["prompt"].split()) for row in ok]
     for name in REWARDS:
@@ -210,8 +99,8 @@ def test_scores(run: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
             assert sum(part["histogram"]) == len(mine)
 
 
-def test_sizes(run: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
-    _, rows, figures = run
+def test_sizes(reported: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
+    _, rows, figures = reported
     part = [row for row in rows if row["phi"] is not None]
     phi, area = [row["phi"] for row in part], [math.log(row["width"] * row["height"]) for row in part]
     sizes = figures["sizes"]
@@ -223,9 +112,9 @@ def test_sizes(run: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
 
 
 def test_few_shards_or_many_give_the_same_report(
-    run: tuple[Path, list[Row], Mapping[str, Any]], tmp_path: Path
+    reported: tuple[Path, list[Row], Mapping[str, Any]], tmp_path: Path
 ) -> None:
-    folder, rows, figures = run
+    folder, rows, figures = reported
     other = write_run(tmp_path / "labels-1", rows, size=7)
     write_report(other)
 
@@ -244,72 +133,11 @@ def test_few_shards_or_many_give_the_same_report(
     assert (folder / "report.html").read_bytes() == first
 
 
-def test_the_sheet_shows_each_prompts_pictures_best_first(run: tuple[Path, list[Row], Mapping[str, Any]]) -> None:
-    folder, rows, _ = run
-    html = (folder / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in html and "http" not in html and "<b>word" not in html and "<i>gone" not in html
-    assert "&lt;out&gt; of memory" in html and "row 3: first &amp; only" in html
-    found = [
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))[0, 0].tolist()
-        for data in re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    ]
-    lowest = sorted(groups_of(rows), key=lambda group: group[0]["prompt_id"])[:24]
-    expected = [list(colour(row)) for group in lowest for row in sorted(group, key=lambda row: row["rank"])]
-    assert found == expected
-
-
-def test_warnings(tmp_path: Path) -> None:
-    rows = [row for row in make_rows(20) if row["generator"] == "pix" or row["sample"] == 0]
-    for a, b in zip(rows[::2], rows[1::2], strict=True):
-        a.update(status="ok", phi=0.0, rank=2, duplicate_of="")
-        b.update(status="ok", phi=1.0, rank=1, duplicate_of="")
-        a["score.one"], b["score.one"], a["score.two-b"], b["score.two-b"] = 1.0, 2.0, 3.0, 3.0
-    html = write_report(write_run(tmp_path / "one", rows, pictures=False)).read_text(encoding="utf-8")
-    assert "pix drew the best picture of 100\xa0% of the prompts, with 50\xa0% of the pictures" in html
-    assert "pictures could not be read from images/" in html
-    assert figures_of(tmp_path / "one")["tau_b"]["one"]["two-b"] is None  # the second reward ties every pair
-    for row in rows[:10]:
-        row.update(status="gen_error", phi=None, rank=None)
-    for row in rows[10:]:
-        row.update(phi=0.5)
-    html = write_report(write_run(tmp_path / "two", rows, pictures=False)).read_text(encoding="utf-8")
-    assert "25\xa0% of the pictures failed" in html and "100\xa0% of the pairs are tied in phi" in html
-    for row in rows:
-        row.update(status="safety_blocked", phi=None, rank=None)
-        row["score.one"] = row["score.two-b"] = None
-    html = write_report(write_run(tmp_path / "three", rows, pictures=False)).read_text(encoding="utf-8")
-    assert "No picture has a label" in html and "Contact sheet" not in html
-    assert figures_of(tmp_path / "three")["rewards"]["one"]["mean"] is None
-
-
-def test_a_reward_without_a_say_is_named(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", make_rows(5))
-    text = "prompts: p.txt\ngenerators: [{name: pix, function: 'x:y', samples: 2}]\n"
-    text += "rewards: [{name: one, reward: emoji_hand}, {name: two-b, reward: emoji_hand, held_out: true}]\n"
-    (folder / "label.yaml").write_text(text)
-    html = write_report(folder).read_text(encoding="utf-8")
-    assert "two-b (held out)" in html and "one (held out)" not in html
-    assert figures_of(folder)["held_out"] == ["two-b"]
-
-
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", make_rows(5), pictures=False)
-    (folder / "labels" / "00000.parquet").write_bytes(b"torn")
-    with pytest.raises(ValueError, match="00000.parquet cannot be read"):
-        write_report(folder)
-    (folder / "labels" / "00000.parquet").unlink()
-    with pytest.raises(ValueError, match="holds no labels: run the stage labels first"):
-        write_report(folder)
-    (folder / "prompts.parquet").unlink()
-    with pytest.raises(ValueError, match="prompts.parquet cannot be read"):
-        write_report(folder)
-
-
 def test_scores_far_from_zero_and_constant_ones(tmp_path: Path) -> None:
     rows = make_rows(40)
     for row in rows:
         row["score.one"], row["score.two-b"] = (None, None) if row["status"] != "ok" else (4e6 + row["score.one"], 0.1)
-    figures = figures_of(write_report(write_run(tmp_path / "run", rows, pictures=False)).parent)
+    figures = figures_of(write_report(write_run(tmp_path / "run", rows, images=False)).parent)
     scores = np.array([np.float32(row["score.one"]) for row in rows if row["status"] == "ok"], float)
     tokens = [len(row["prompt"].split()) for row in rows if row["status"] == "ok"]
     far, constant = figures["rewards"]["one"], figures["rewards"]["two-b"]
@@ -317,30 +145,3 @@ def test_scores_far_from_zero_and_constant_ones(tmp_path: Path) -> None:
     assert far["correlation_with_tokens"] == pytest.approx(np.corrcoef(scores, tokens)[0, 1], abs=1e-7)
     assert constant["correlation_with_tokens"] is None and constant["gain_of_the_best"] == 0
     assert sum(map(sum, (part["histogram"] for part in constant["by_generator"].values()))) == constant["scored"]
-
-
-def test_a_folder_whose_name_is_a_pattern(tmp_path: Path) -> None:
-    """Another folder that fits the pattern is not read."""
-    write_run(tmp_path / "run 1", make_rows(9), pictures=False)
-    folder = write_run(tmp_path / "run [1] it's", make_rows(5), pictures=False)
-    write_report(folder)
-    assert figures_of(folder)["pictures"]["planned"] == 15
-
-
-def test_a_shard_that_is_damaged_inside(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", make_rows(30), pictures=False)
-    path = folder / "labels" / "00000.parquet"
-    data = bytearray(path.read_bytes())
-    data[4:1500] = bytes(1496)
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match="cannot be read .*restore it, or run its stage again"):
-        write_report(folder)
-    assert not (folder / "report.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("share", "text"),
-    [(None, "–"), (0.0, "0 %"), (0.00004, "< 0.1 %"), (0.1234, "12.3 %"), (0.99999, "> 99.9 %"), (1.0, "100 %")],
-)
-def test_percent(share: float | None, text: str) -> None:
-    assert percent(share).replace("\xa0", " ").replace("\u202f", " ") == text

@@ -1,4 +1,4 @@
-"""The whole road without people, on the embedded models: prompts, pictures, rewards, phi, RankDPO, and a judge."""
+"""The whole road without people, on the embedded models: prompts, images, rewards, phi, RankDPO, and a judge."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from diffpref.training.settings import from_mapping, from_yaml
 
 @pytest.mark.slow
 def test_labels_without_people_teach_the_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """configs/label/tiny.yaml with half of its pictures, then the config that trains on it; judged on captions that
+    """configs/label/tiny.yaml with half of its images, then the config that trains on it; judged on captions that
     were neither labelled nor trained on. The judge shares nothing with the rewards."""
     monkeypatch.chdir(embedded("configs").parent)
     keys = label_to_mapping(label_from_yaml(embedded("configs/label/tiny.yaml")))
@@ -40,6 +40,6 @@ def test_labels_without_people_teach_the_hand(tmp_path: Path, monkeypatch: pytes
     judge = Judge.load(embedded("assets/judge"))
     result = compare_hands(judge, base=before, tuned=after, captions=captions, artist="openmoji", real=real)
     assert result.win_rate.low > 0.5, str(result.win_rate)
-    # The price: most pictures still show their caption.
+    # The price: most images still show their caption.
     assert result.tuned.top1 > result.base.top1 - 0.15
     assert torch.isfinite(torch.tensor(result.tuned.frechet))

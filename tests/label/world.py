@@ -1,6 +1,6 @@
 """A labelling world without models: a generator that draws noise from its seed, and rewards that are arithmetic.
 
-The generator writes every picture it draws into drawn.log, so that a test can count what was drawn twice.
+The generator writes every image it draws into drawn.log, so that a test can count what was drawn twice.
 """
 
 from pathlib import Path
@@ -35,25 +35,25 @@ def noise(seed):
 
 def make(device):
     def draw(prompts, seeds):
-        pictures = []
+        images = []
         for prompt, seed in zip(prompts, seeds):
             note("drawn.log", f"{prompt}|{seed}")
             time.sleep(SLEEP)
             if "deadly" in prompt:
                 os._exit(9)
             if "explode" in prompt:
-                raise RuntimeError(f"no picture of {prompt}")
+                raise RuntimeError(f"no image of {prompt}")
             if "black" in prompt:
-                pictures.append(Image.new("RGB", (16, 16)))
+                images.append(Image.new("RGB", (16, 16)))
             elif "flat" in prompt:
-                pictures.append(Image.new("RGB", (16, 16), (90, 90, 90)))
+                images.append(Image.new("RGB", (16, 16), (90, 90, 90)))
             elif "nan" in prompt:
-                pictures.append(np.full((16, 16, 3), np.nan))
+                images.append(np.full((16, 16, 3), np.nan))
             elif "same" in prompt:
-                pictures.append(noise(7))
+                images.append(noise(7))
             else:
-                pictures.append(noise(seed))
-        return pictures
+                images.append(noise(seed))
+        return images
 
     return draw
 
@@ -148,3 +148,7 @@ def data_files(root: Path) -> dict[str, bytes]:
 def lines(path: Path) -> list[str]:
     """The lines of a log, or none."""
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def quiet(line: str) -> None:
+    """Takes what a run says, and shows nothing."""

@@ -1,6 +1,6 @@
 """Executor `slurm`: an array job whose tasks draw and score, and one job after it that labels and packs.
 
-Outside a job it writes `label.sbatch` and `finish.sbatch` beside the plan and says how to submit them; within an array
+Outside a job it writes `label.sbatch` and `finish.sbatch` next to the plan and says how to submit them; within an array
 task it does the task's share. The tasks need not run at the same time, so that none waits for another: a task stops
 after the scores.
 """

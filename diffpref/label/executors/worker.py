@@ -11,9 +11,9 @@ def device_of(number: int) -> torch.device:
     """The accelerator for a worker of that number, in turn over those that are there; else the CPU."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")
-    kind = torch.accelerator.current_accelerator()
-    assert kind is not None, "one is available"
-    return torch.device(kind.type, number % torch.accelerator.device_count())
+    accelerator = torch.accelerator.current_accelerator()
+    assert accelerator is not None, "one is available"
+    return torch.device(accelerator.type, number % torch.accelerator.device_count())
 
 
 class Worker:
