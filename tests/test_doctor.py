@@ -13,7 +13,8 @@ from diffpref.counting import kept
 from diffpref.counting.kept import facts
 from diffpref.counting.steps import Setup, count_step, make_ready
 from diffpref.doctor.architecture import read_architecture
-from diffpref.doctor.needs import Asked, needs_of, plan_for
+from diffpref.doctor.needs import Asked, plan_for
+from diffpref.doctor.run import needs_of
 from diffpref.engine.modes import MODES, Auto, Joint
 from diffpref.training.settings import from_mapping, from_yaml
 from tests import small_sdxl

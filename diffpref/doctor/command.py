@@ -86,7 +86,7 @@ def _run(arguments: list[str], size: float | None) -> tuple[list[str], dict[str,
     print("counting on meta tensors ...", file=sys.stderr)
     quiet_libraries()
     from diffpref.doctor.environment import gpu_gib
-    from diffpref.doctor.needs import asked_of, needs_of
+    from diffpref.doctor.run import asked_of, needs_of
     from diffpref.doctor.table import mapping, text
 
     needs, asked = needs_of(config), asked_of(config)
