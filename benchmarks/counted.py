@@ -1,22 +1,49 @@
 """Counted on meta tensors: what a step costs in each mode, beside the published scripts' order with stock parts."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.encoders import build_encoders
 from benchmarks.peers import count_peer, make_stock
-from diffpref.backbones.adapters import Full
+from diffpref.backbones.adapters import Adapter, Full, LoRA
 from diffpref.counting.architectures import EDM, SD3, SDXL, Architecture
 from diffpref.counting.counters import GIB
 from diffpref.counting.kept import ADAPTER
 from diffpref.counting.steps import Count, Ready, Setup, count_step, graph_bytes, make_ready
 from diffpref.engine.modes import MODES
 
-ARCHITECTURES = {"sdxl": SDXL, "sd3": SD3, "edm": EDM}
-EDM_PAIRS = 64
 PEER, UNCACHED = "peer: peft, joint", "peer, encoders each step"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network as it is fine-tuned."""
+
+    architecture: Architecture
+    adapter: Adapter = LoRA()
+    precision: str = "bf16"
+    side: int | None = None
+    """Of its images, where it has one size alone."""
+    pairs: int | None = None
+    """Of a batch, where it is trained with many."""
+
+    def setups(self, sizes: Sequence[int]) -> list[Setup]:
+        """At each size."""
+        sides = sizes if self.side is None else [self.side]
+        return [Setup(self.architecture, side, self.adapter, precision=self.precision) for side in sides]
+
+    def batches(self, pairs: Sequence[int]) -> Sequence[int]:
+        """How many pairs are a batch."""
+        return pairs if self.pairs is None else [self.pairs]
+
+
+SUBJECTS: Mapping[str, Subject] = {
+    "sdxl": Subject(SDXL),
+    "sd3": Subject(SD3),
+    "edm": Subject(EDM, Full(), "no", side=32, pairs=64),
+}
 
 
 @dataclass(frozen=True)
@@ -56,19 +83,16 @@ def counted(
     """
     rows: list[Row] = []
     for name in models:
-        for setup in setups(ARCHITECTURES[name], sizes):
+        subject = SUBJECTS[name]
+        for setup in subject.setups(sizes):
             for on in checkpointing:
-                one = replace(setup, checkpointing=on)
-                rows += rows_of(one, [EDM_PAIRS]) if name == "edm" else rows_of(one, pairs, lists)
+                rows += rows_of(
+                    replace(setup, checkpointing=on),
+                    subject.batches(pairs),
+                    lists if subject.pairs is None else (),
+                )
                 (say or _say)(f"counted {rows[-1].model} {rows[-1].resolution}, {len(rows)} rows")
     return [asdict(row) for row in rows]
-
-
-def setups(architecture: Architecture, sizes: Sequence[int]) -> list[Setup]:
-    """A network as it is fine-tuned, at each size; EDM has one size."""
-    if architecture is EDM:
-        return [Setup(EDM, 32, Full(), precision="no")]
-    return [Setup(architecture, size) for size in sizes]
 
 
 def rows_of(setup: Setup, pairs: Sequence[int], lists: Sequence[int] = ()) -> list[Row]:

@@ -1,4 +1,4 @@
-"""How long the operators take, beside the same in separate torch calls and beside what the memory allows.
+"""How long the error and noising operators take, beside separate torch calls and what the memory allows.
 
 On CUDA each figure is one replay of a graph of many calls on inputs that together exceed the GPU's cache, so neither
 launches nor cache hits are in it. Elsewhere the same code is timed call by call, which says little about a GPU.
@@ -8,7 +8,8 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ from diffpref.kernels.noising import noise_and_target
 CACHE = 128 * 2**20
 """Bytes of inputs to go round, on CUDA: twice the cache of the largest GPUs."""
 SIZES = {"SDXL 1024": 4 * 128 * 128, "SD3 1024": 16 * 128 * 128, "EDM CIFAR-10": 3 * 32 * 32}
-"""Elements of a picture's latent."""
+"""Elements of an image's latent."""
+ROWS = (2, 8, 64)
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,22 @@ _OPERATIONS: dict[str, tuple[Callable[[_Inputs], object], Callable[[_Inputs], ob
     "error backward": (_ours_backward, _separate_backward, 3),
     "noising": (_ours_noising, _separate_noising, 3.5),
 }
+
+
+def timed() -> tuple[list[dict[str, Any]], str]:
+    """Rows and a Markdown table, on a CUDA GPU in bfloat16."""
+    device = torch.device("cuda")
+    found = [
+        {"latent": name, **asdict(timing)}
+        for name, elements in SIZES.items()
+        for rows in ROWS
+        for timing in benchmark(device, rows=rows, elements=elements, dtype=torch.bfloat16)
+    ]
+    lines = ["| operator | latents | ours µs | separate calls µs |", "| --- | --- | --- | --- |"]
+    for row in found:
+        size = f"{row['rows']} of {row['latent']}"
+        lines.append(f"| {row['operation']} | {size} | {row['ours_us']:.1f} | {row['separate_us']:.1f} |")
+    return found, "\n".join(lines)
 
 
 def benchmark(device: torch.device, *, rows: int, elements: int, dtype: torch.dtype, repeats: int = 20) -> list[Timing]:

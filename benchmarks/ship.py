@@ -16,7 +16,7 @@ from diffpref.files import atomic
 
 def questions(config: Path) -> list[tuple[Setup, str, tuple[int, ...]]]:
     """All counts that the doctor needs for a config."""
-    from diffpref.doctor.needs import batch_of, setup_of
+    from diffpref.doctor.run import batch_of, setup_of
     from diffpref.training.settings import from_yaml
 
     settings = from_yaml(config)

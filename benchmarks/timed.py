@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.counted import ARCHITECTURES, EDM_PAIRS, PEER, setups
+from benchmarks.counted import PEER, SUBJECTS
 from benchmarks.peers import count_peer, make_stock, peer_step
 from diffpref.counting.counters import GIB
 from diffpref.counting.steps import BETA, Ready, Setup, count_step, make_ready, our_step
@@ -24,21 +24,20 @@ def timed(
     ceiling = matmul_rate(repeats)
     rows: list[dict[str, Any]] = []
     for name in models:
-        for setup in setups(ARCHITECTURES[name], sizes):
+        subject = SUBJECTS[name]
+        for setup in subject.setups(sizes):
             for stock in (False, True) if setup.adapter.added else (False,):
                 for checkpointing in (False, True):
                     one = replace(setup, checkpointing=checkpointing)
-                    rows += _rows(one, name, pairs, repeats, ceiling, stock=stock)
+                    rows += _rows(one, subject.batches(pairs), repeats, ceiling, stock=stock)
     return rows, markdown(rows, ceiling)
 
 
-def _rows(
-    setup: Setup, name: str, pairs: Sequence[int], repeats: int, ceiling: float, *, stock: bool
-) -> list[dict[str, Any]]:
+def _rows(setup: Setup, pairs: Sequence[int], repeats: int, ceiling: float, *, stock: bool) -> list[dict[str, Any]]:
     make = make_stock if stock else make_ready
     counted, ready = make(setup), make(setup, "cuda")
     found: list[dict[str, Any]] = []
-    for n in pairs if name != "edm" else [EDM_PAIRS]:
+    for n in pairs:
         for mode in [PEER] if stock else MODES:
             row = {"model": setup.architecture.name, "resolution": setup.resolution, "step": mode, "pairs": n}
             row |= {"checkpointing": setup.checkpointing}

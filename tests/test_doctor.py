@@ -13,7 +13,8 @@ from diffpref.counting import kept
 from diffpref.counting.kept import facts
 from diffpref.counting.steps import Setup, count_step, make_ready
 from diffpref.doctor.architecture import read_architecture
-from diffpref.doctor.needs import Asked, needs_of, plan_for
+from diffpref.doctor.needs import Asked, plan_for
+from diffpref.doctor.run import ask
 from diffpref.engine.modes import MODES, Auto, Joint
 from diffpref.training.settings import from_mapping, from_yaml
 from tests import small_sdxl
@@ -72,7 +73,7 @@ def test_it_answers_at_once_for_every_other_config(
 
 def test_the_sizes_of_a_run(tmp_path: Path) -> None:
     config = small(tmp_path, optimizer="adamw", use_ema=True)
-    needs = needs_of(config)
+    needs = ask(config)[0]
     unet = small_sdxl.small_unet()
     parameters = sum(p.numel() for p in unet.parameters())
     # Rank 4 on the four projections of each attention: 4 * (inputs + outputs) weights.
@@ -86,18 +87,18 @@ def test_the_sizes_of_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_full_fine_tuning_holds_a_reference(tmp_path: Path) -> None:
-    needs = needs_of(small(tmp_path, adapter="full", mixed_precision="bf16", optimizer="adafactor"))
+    needs = ask(small(tmp_path, adapter="full", mixed_precision="bf16", optimizer="adafactor"))[0]
     n = needs.parameters
     assert needs.trained == n and (needs.weights, needs.reference, needs.gradients) == (4 * n, 2 * n, 4 * n)
     assert needs.adapter == needs.optimizer == 0
-    streamed = needs_of(small(tmp_path, adapter="full", mixed_precision="bf16", reference_memory="streamed"))
+    streamed = ask(small(tmp_path, adapter="full", mixed_precision="bf16", reference_memory="streamed"))[0]
     assert streamed.reference == 0
 
 
 def test_a_mode_holds_what_a_real_step_holds(tmp_path: Path) -> None:
     """The graph that the doctor counts on meta tensors, against the same step's saved tensors on the CPU."""
     config = small(tmp_path, train_batch_size=1)
-    needs = needs_of(config)
+    needs = ask(config)[0]
     from diffpref.backbones.adapters.lora import attach_lora
     from diffpref.backbones.attention.processors import install_attention
     from diffpref.backbones.sdxl import SDXL
@@ -130,7 +131,7 @@ def test_a_long_list_is_a_pair_and_scratches(tmp_path: Path) -> None:
 
 def test_the_choice_is_training_s_own(tmp_path: Path) -> None:
     config = small(tmp_path, train_batch_size=4)
-    needs = needs_of(config)
+    needs = ask(config)[0]
     one, gib = needs.work.candidate, 2**30
     fixed = needs.resident - needs.gradients - needs.optimizer
     modes = []
@@ -147,9 +148,9 @@ def test_the_choice_is_training_s_own(tmp_path: Path) -> None:
 
 def test_counts_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small(tmp_path)
-    first = needs_of(config)
+    first = ask(config)[0]
     monkeypatch.setattr(kept, "count", lambda *_: pytest.fail("counted again"))
-    assert needs_of(config) == first
+    assert ask(config)[0] == first
 
 
 def test_keys_of_the_command_line_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +161,7 @@ def test_keys_of_the_command_line_count(tmp_path: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert "No GPU is here" in out or torch.cuda.is_available()
     found = json.loads(file.read_text())["run"]
-    half = needs_of(from_mapping({"pretrained_model_name_or_path": model, "resolution": 32, "rank": 4}, "the test"))
+    half = ask(from_mapping({"pretrained_model_name_or_path": model, "resolution": 32, "rank": 4}, "the test"))[0]
     assert found["trained"] == 2 * half.trained
 
 
@@ -190,4 +191,4 @@ def test_bad_input(arguments: list[str], text: str, capsys: pytest.CaptureFixtur
 def test_lora_of_edm_is_refused(tmp_path: Path) -> None:
     config = from_yaml(ROOT / "configs/tiny-edm/ddo.yaml")
     with pytest.raises(ValueError, match="trained as a whole"):
-        needs_of(replace(config, adapter=LoRA()))
+        ask(replace(config, adapter=LoRA()))[0]

@@ -86,11 +86,10 @@ def _run(arguments: list[str], size: float | None) -> tuple[list[str], dict[str,
     print("counting on meta tensors ...", file=sys.stderr)
     quiet_libraries()
     from diffpref.doctor.environment import gpu_gib
-    from diffpref.doctor.needs import Asked, needs_of
+    from diffpref.doctor.run import ask
     from diffpref.doctor.table import mapping, text
 
-    needs = needs_of(config)
-    asked = Asked(config.mode, config.run.gradient_checkpointing, config.engine.memory_budget_gib)
+    needs, asked = ask(config)
     size = size if size is not None else gpu_gib()
     return [text(needs, asked, size)], {"kind": "train", **mapping(needs, asked, size)}, config.run.output_dir
 

@@ -5,19 +5,11 @@ from dataclasses import dataclass, replace
 from diffpref.backbones.adapters import Adapter
 from diffpref.counting.kept import Facts, facts
 from diffpref.counting.steps import Setup
-from diffpref.data.forms import form_of
-from diffpref.doctor.architecture import architecture_of, text_tokens
-from diffpref.engine.build import sizes
 from diffpref.engine.memory import GIB, KEPT_FREE
 from diffpref.engine.modes import MODES, Auto, Mode, Work
 from diffpref.engine.modes.base import TRANSIENT
 from diffpref.engine.plan import Plan, choose
-from diffpref.probes import ProbeChoice
 from diffpref.run.precision import PRECISIONS
-from diffpref.training.config import TrainConfig
-from diffpref.training.groups import Model, Optimization, Run
-from diffpref.training.rounds import Source
-from diffpref.types import Objective
 
 
 @dataclass(frozen=True)
@@ -64,62 +56,47 @@ class Needs:
         return self.weights + self.adapter + self.reference + self.gradients + self.optimizer + self.ema
 
 
-def setup_of(model: Model, run: Run, adapter: Adapter, probe: ProbeChoice, resolution: int) -> Setup:
-    """What the counts of a run depend on, without checkpointing."""
-    architecture = architecture_of(model)
-    return Setup(
-        architecture,
-        resolution,
-        adapter.counted(),
-        precision=run.mixed_precision,
-        text_tokens=text_tokens(architecture, model.max_sequence_length),
-        guidance=probe.traits.guidance,
-    )
-
-
-def batch_of(optimization: Optimization, objective: Objective, source: Source) -> tuple[int, int, int]:
-    """As the engine's `sizes`: groups, images of a group, and those of a batch where its groups are cut."""
-    return sizes(
-        optimization.train_batch_size,
-        form_of(objective).usual,
-        chains=source.gives.together,
-        accumulation=optimization.gradient_accumulation_steps,
-    )
-
-
-def needs_of(config: TrainConfig) -> Needs:
+def count_needs(
+    setup: Setup,
+    adapter: Adapter,
+    *,
+    method: str,
+    sizes: tuple[int, int, int],
+    accumulation: int,
+    state_bytes: int,
+    use_ema: bool,
+    inversion: str,
+) -> Needs:
     """What the run needs; counting a full-size network that is not built in takes about a minute.
 
-    Raises:
-        ValueError: an unknown architecture, or settings that it cannot be trained with.
+    Args:
+        setup: without checkpointing.
+        sizes: as the engine's function `sizes` gives them.
+        state_bytes: of the optimizer for each trained weight.
+        inversion: forwards that the probe adds, for people.
     """
-    setup = setup_of(config.model, config.run, config.adapter, config.probe, config.data.resolution)
-    groups, k, alone = batch_of(config.optimization, config.objective, config.source)
+    groups, k, alone = sizes
     found = {
         checkpointing: facts(replace(setup, checkpointing=checkpointing), groups, k) for checkpointing in (False, True)
     }
-    plain, adapter = found[False], config.adapter
-    precision = PRECISIONS[config.run.mixed_precision]
+    plain, precision = found[False], PRECISIONS[setup.precision]
     kept = (plain.trained if adapter.added else 0) * 4
-    modes = tuple(
-        _mode(name, checkpointing, found[checkpointing], groups, k, kept) for checkpointing in found for name in MODES
-    )
     return Needs(
         model=setup.architecture.name,
-        method=type(config.objective).__name__,
-        resolution=config.data.resolution,
+        method=method,
+        resolution=setup.resolution,
         groups=groups,
         candidates=k,
-        accumulation=1 if alone else config.optimization.gradient_accumulation_steps,
+        accumulation=1 if alone else accumulation,
         parameters=plain.parameters,
         trained=plain.trained,
         weights=plain.parameters * adapter.base_dtype(precision).itemsize,
         adapter=kept,
         reference=adapter.reference_bytes(plain.parameters, precision),
         gradients=plain.trained * 4,
-        optimizer=plain.trained * config.optimizer.state_bytes,
-        ema=plain.trained * 4 if config.average.use_ema else 0,
-        modes=modes,
+        optimizer=plain.trained * state_bytes,
+        ema=plain.trained * 4 if use_ema else 0,
+        modes=tuple(_way(name, on, found[on], groups, k, kept) for on in found for name in MODES),
         work=Work(
             candidate=plain.candidate,
             checkpointed=found[True].candidate,
@@ -129,11 +106,11 @@ def needs_of(config: TrainConfig) -> Needs:
             cheap_scratch=adapter.added,
             batch=alone,
         ),
-        inversion=config.probe.cost(),
+        inversion=inversion,
     )
 
 
-def _mode(name: str, checkpointing: bool, found: Facts, groups: int, k: int, kept: int) -> Way:
+def _way(name: str, checkpointing: bool, found: Facts, groups: int, k: int, kept: int) -> Way:
     count = found.step(name, groups, k)
     graphs = max(count.peak_bytes - kept - 4 * found.trained, 0)
     return Way(name, checkpointing, graphs, count.flops // groups, count.launches)

@@ -83,4 +83,6 @@ def _broken(value: Any, hint: Any) -> str | None:
         return None if value is None or holds(value, metadata) else rule(metadata)
     if origin in (typing.Union, types.UnionType) and value is not None:
         return next((b for a in typing.get_args(hint) if (b := _broken(value, a)) is not None), None)
+    if origin is tuple and isinstance(value, tuple):
+        return next((b for item in value if (b := _broken(item, typing.get_args(hint)[0])) is not None), None)
     return None

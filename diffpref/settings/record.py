@@ -221,17 +221,18 @@ def _made(
         value = kind(**mine)
     except ValueError as problem:
         raise ValueError(f"{where}: {problem}") from None
-    if part.axis is not None and getattr(part.kind, "_is_protocol", False) and not isinstance(value, part.kind):
-        lacking = [name for name in _protocol_names(part.kind) if not hasattr(value, name)]
+    protocol = next((k for k in typing.get_args(part.kind) or (part.kind,) if getattr(k, "_is_protocol", False)), None)
+    if part.axis is not None and protocol is not None and not isinstance(value, part.kind):
+        lacking = [name for name in _protocol_names(protocol) if not hasattr(value, name)]
         raise ValueError(
             f"{where}: {part.axis.key} {part.axis.name_of(kind)} lacks {', '.join(lacking)}: add them, as "
-            f"{part.kind.__module__}.{part.kind.__name__} describes them."
+            f"{protocol.__module__}.{protocol.__name__} describes them."
         )
     return value
 
 
 def _protocol_names(protocol: Any) -> list[str]:
-    names = getattr(protocol, "__protocol_attrs__", ()) or dir(protocol)
+    names = getattr(protocol, "__protocol_attrs__", ()) or {*dir(protocol), *protocol.__annotations__}
     return sorted(name for name in names if name[:1] != "_" or name == "__call__")
 
 

@@ -73,7 +73,7 @@ def check_settings(config: TrainConfig) -> list[str]:
     check(config)
     config.optimizer.check()
     prepare.check_choices(config.objective, config.probe, config.source)
-    check_engine(config.mode, config.probe, config.adapter, stored_reference=config.engine.stored_reference)
+    check_engine(config.probe, config.adapter, stored_reference=config.engine.stored_reference)
     return prepare.check_run(config.run)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import micro, timed
+from benchmarks import attention, timed
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -19,6 +19,5 @@ def test_a_timed_step_holds_what_is_counted() -> None:
 
 
 def test_every_attention_kernel_is_timed_or_explained() -> None:
-    rows, _ = micro.micro()
-    kernels = [row for row in rows if "backend" in row]
+    kernels, _ = attention.timed()
     assert kernels and all(row["reason"] or row["both_ms"] > 0 for row in kernels)

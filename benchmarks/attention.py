@@ -1,12 +1,10 @@
-"""Micro-benchmarks on a CUDA GPU: every attention kernel at the networks' shapes, and the error and noising kernels."""
+"""How long every attention kernel takes on a CUDA GPU, at the networks' shapes."""
 
 import statistics
-from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from benchmarks.operators import SIZES, benchmark
 from benchmarks.timed import milliseconds
 from diffpref.backbones.attention import BACKENDS, KERNELS, why_not
 
@@ -17,29 +15,17 @@ SHAPES = (
     ("SD3", 4429, 4429, 24),
 )
 """Name, queries, keys and heads, of 64 channels each."""
-ROWS = (2, 8, 64)
 REPEATS = 20
 
 
-def micro() -> tuple[list[dict[str, Any]], str]:
-    """Rows and a Markdown table of both."""
-    attention = [_attention(name, q, k, heads, backend) for name, q, k, heads in SHAPES for backend in BACKENDS]
-    device = torch.device("cuda")
-    errors = [
-        {"latent": name, **asdict(timing)}
-        for name, elements in SIZES.items()
-        for rows in ROWS
-        for timing in benchmark(device, rows=rows, elements=elements, dtype=torch.bfloat16)
-    ]
+def timed() -> tuple[list[dict[str, Any]], str]:
+    """Rows and a Markdown table."""
+    rows = [_attention(name, q, k, heads, backend) for name, q, k, heads in SHAPES for backend in BACKENDS]
     lines = ["| attention | kernel | forward ms | forward and backward ms |", "| --- | --- | --- | --- |"]
-    for row in attention:
+    for row in rows:
         times = [row["reason"], ""] if row["reason"] else [f"{row['forward_ms']:.3f}", f"{row['both_ms']:.3f}"]
         lines.append(f"| {row['shape']} | {row['backend']} | {' | '.join(times)} |")
-    lines += ["", "| operator | latents | ours µs | separate calls µs |", "| --- | --- | --- | --- |"]
-    for row in errors:
-        size = f"{row['rows']} of {row['latent']}"
-        lines.append(f"| {row['operation']} | {size} | {row['ours_us']:.1f} | {row['separate_us']:.1f} |")
-    return [*attention, *errors], "\n".join(lines)
+    return rows, "\n".join(lines)
 
 
 def _attention(name: str, queries: int, keys: int, heads: int, backend: Any) -> dict[str, Any]:
