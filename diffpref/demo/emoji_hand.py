@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffpref.demo.embedded import embedded
+from diffpref.rewards.checkpoint import versions
 
 SIZE = 64
 """Height and width of every picture that the reward sees, in pixels."""
@@ -70,10 +71,17 @@ class HandNetwork(nn.Module):
 class EmojiHand:
     """A trained network as a reward; it does not look at the prompts."""
 
-    def __init__(self, network: HandNetwork, device: torch.device) -> None:
+    def __init__(self, network: HandNetwork, device: torch.device, checkpoint: str) -> None:
         self.network = network.eval().requires_grad_(False).to(device)
         self.device = device
-        self.provenance = {"checkpoint": "assets/emoji-reward", "unit": "logit", "dtype": "float32"}
+        self.provenance = {
+            "scorer": "emoji_hand",
+            "checkpoint": checkpoint,
+            "preprocessing": f"on white; to RGB; {SIZE} x {SIZE}, Lanczos, 8 bit (Pillow)",
+            "dtype": "float32",
+            "unit": "logit",
+            **versions("torch", "pillow"),
+        }
 
     @torch.no_grad()
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Float[Tensor, " n"]:
@@ -92,6 +100,7 @@ class EmojiHandSettings:
     """The embedded reward has nothing to set but where its files are."""
 
     directory: Path | None = None
+    """A folder that `save` wrote; without it the embedded one."""
 
     def load(self, device: torch.device) -> EmojiHand:
         return load(device, self.directory)
@@ -112,6 +121,7 @@ def load(device: torch.device, directory: Path | None = None) -> EmojiHand:
     Raises:
         ValueError: a file of it is missing.
     """
+    checkpoint = "assets/emoji-reward" if directory is None else str(directory)
     directory = directory or embedded("assets/emoji-reward")
     for name in ("config.json", "reward.safetensors"):
         if not (directory / name).is_file():
@@ -119,4 +129,4 @@ def load(device: torch.device, directory: Path | None = None) -> EmojiHand:
     network = HandNetwork(**json.loads((directory / "config.json").read_text(encoding="utf-8"))["architecture"])
     tensors = load_file(directory / "reward.safetensors")
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    return EmojiHand(network, device)
+    return EmojiHand(network, device, checkpoint)

@@ -106,10 +106,10 @@ def _other(values: dict[str, Any], where: str) -> tuple[str, str, Path] | None:
             f"{where} is for `diffpref label`, which holds one model at a time: generators {models}; rewards {rewards}."
         )
         return line, "label", label.run.output_dir
-    from diffpref.rewards.training.settings import READER, from_mapping
+    from diffpref.rewards.training.settings import READER
 
     if "objective" not in values and set(values) <= READER.all_keys():
-        reward = from_mapping(values, where)
+        reward = READER.from_mapping(values, where)
         base = reward.base.pretrained_model_name_or_path
         line = f"{where} is for `diffpref reward train`: {base} is trained; its memory is not counted here."
         return line, "reward", reward.run.output_dir

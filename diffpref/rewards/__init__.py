@@ -1,4 +1,4 @@
-"""Rewards: how good is each picture for its prompt? Found by name, by a YAML file of settings, or the user's own.
+"""Rewards: how good is each image for its prompt? Found by name, by a YAML file of settings, or the user's own.
 
 One reward is one module with a frozen dataclass of its settings; `load(device)` makes the `Scorer`.
 """
@@ -72,8 +72,8 @@ def find_reward(
 
     Args:
         name: one of `REWARDS` like "pickscore"; a YAML file of `reward: NAME` and its settings; or your own function
-            like "my_package.rewards:brightness" or "rewards/mine.py:brightness", which takes (list of PIL pictures,
-            list of prompts) and returns one number a picture.
+            like "my_package.rewards:brightness" or "rewards/mine.py:brightness", which takes (list of PIL images,
+            list of prompts) and returns one number per image.
         device: where the package's own rewards compute; a user's function chooses its own.
         settings: fields of the reward's settings, such as {"checkpoint": "my/pickscore", "dtype": "bfloat16"}.
 

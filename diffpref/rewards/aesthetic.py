@@ -1,6 +1,6 @@
-"""LAION's aesthetic predictor v2: how beautiful is the picture, about 1 to 10? It does not look at the prompt.
+"""LAION's aesthetic predictor v2: how beautiful is the image, about 1 to 10? It does not look at the prompt.
 
-Axes: n pictures, d CLIP's embedding.
+Axes: n images, d CLIP's embedding.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,9 @@ from torch import Tensor
 from diffpref.files.identity import files_hash
 from diffpref.rewards.checkpoint import check_keys, local_file, read_tensors
 from diffpref.rewards.clip_open import MIDDLE_SQUARE, OpenClip, find_weights, middle_square
-from diffpref.rewards.clip_pairs import Dtype, check_batch_size, directions
+from diffpref.rewards.clip_pairs import BatchSize, Dtype, directions
 from diffpref.rewards.vision import in_batches
+from diffpref.settings import bounds
 
 PUBLISHED = "sac+logos+ava1-l14-linearMSE.pth"
 LAYERS = (0, 2, 4, 6, 7)
@@ -35,11 +36,11 @@ class AestheticSettings:
     """open_clip's name of the model; OpenAI's weights need QuickGELU."""
     dtype: Dtype = "float32"
     """What CLIP computes in; the head is float32."""
-    batch_size: int = 32
-    """Pictures that pass through CLIP at once."""
+    batch_size: BatchSize = 32
+    """Images that pass through CLIP at once."""
 
     def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
+        bounds.check(self)
 
     def load(self, device: torch.device) -> "Aesthetic":
         """The model in memory.
@@ -51,7 +52,7 @@ class AestheticSettings:
 
 
 class Aesthetic:
-    """A CLIP's picture tower and an affine head as a reward."""
+    """A CLIP's image tower and an affine head as a reward."""
 
     def __init__(self, settings: AestheticSettings, device: torch.device) -> None:
         head = local_file(
@@ -80,7 +81,7 @@ class Aesthetic:
 
     @torch.no_grad()
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Float[Tensor, " n"]:
-        """w . e + b of the picture's embedding e at length 1, about 1 to 10
+        """w . e + b of the image's embedding e at length 1, about 1 to 10
         (christophschuhmann/improved-aesthetic-predictor:simple_inference.py)."""
         found = [
             directions(self.clip.encode_images(batch)) @ self.weight + self.bias

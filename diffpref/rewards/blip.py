@@ -1,6 +1,6 @@
-"""A BLIP reward model with its tokenizer: what ImageReward and CycleReward do with pictures and prompts.
+"""A BLIP reward model with its tokenizer: what ImageReward and CycleReward do with images and prompts.
 
-Axes: n pictures of s x s pixels, l tokens.
+Axes: n images of s x s pixels, l tokens.
 """
 
 from collections.abc import Sequence
@@ -86,7 +86,7 @@ class BlipReward:
         }
 
     def pixels(self, images: Sequence[Image.Image]) -> Float[Tensor, "n 3 s s"]:
-        """The pictures as both models were published to see them (see `torchvision_square`), normalised."""
+        """The images as both models were published to see them (see `torchvision_square`), normalised."""
         squares = torch.stack([torchvision_square(image, self.model.size) for image in images])
         return normalise(squares.to(self.device).float() / 255)
 
@@ -103,9 +103,9 @@ class BlipReward:
 
     @torch.no_grad()
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Float[Tensor, " n"]:
-        """(head - mean) / std of each picture for its prompt, unbounded, float32 on the CPU."""
+        """(head - mean) / std of each image for its prompt, unbounded, float32 on the CPU."""
         if len(images) != len(prompts):
-            raise ValueError(f"a reward needs one prompt a picture, got {len(prompts)} for {len(images)} pictures.")
+            raise ValueError(f"a reward needs one prompt per image, got {len(prompts)} for {len(images)} images.")
         if not images:
             return torch.zeros(0)
         once, places = unique(prompts)

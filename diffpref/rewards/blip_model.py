@@ -1,7 +1,7 @@
 """BLIP with a head that gives one number, as ImageReward and CycleReward are, read from a published file of weights.
 
 The towers are transformers' modules; the sizes come from the file, so that any model of the family loads. Axes: n
-pictures of s x s pixels, l tokens.
+images of s x s pixels, l tokens.
 """
 
 from collections.abc import Mapping
@@ -109,7 +109,7 @@ class Blip(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "n 3 s s"], ids: Int[Tensor, "n l"], mask: Int[Tensor, "n l"]
     ) -> Float[Tensor, " n"]:
-        """The scores of normalised pictures for their prompts; the head computes in float32 whatever the towers do.
+        """The scores of normalised images for their prompts; the head computes in float32 whatever the towers do.
 
         zai-org/ImageReward:ImageReward/ImageReward.py, score_gard; hjbahng/cyclereward:cyclereward/model.py, score.
         """

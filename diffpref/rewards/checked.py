@@ -1,4 +1,4 @@
-"""A reward whose every answer is checked: as many numbers as pictures, each of them finite."""
+"""A reward whose every answer is checked: as many numbers as images, each of them finite."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 Reward: TypeAlias = Callable[[list[Image.Image], list[str]], Tensor]
-"""(pictures, one prompt a picture) -> scores "n" in float32 on the CPU; higher is better."""
+"""(images, one prompt per image) -> scores "n" in float32 on the CPU; higher is better."""
 
 
 class WrongAnswer(ValueError):
-    """A reward did not return one number a picture: it would not for any pictures."""
+    """A reward did not return one number per image: it would not for any images."""
 
 
 @runtime_checkable
@@ -47,16 +47,16 @@ class CheckedReward:
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Float[Tensor, " n"]:
-        """One score a picture, in float32 on the CPU.
+        """One score per image, in float32 on the CPU.
 
         Raises:
-            ValueError: not one prompt a picture, or not one finite number a picture in the answer.
+            ValueError: not one prompt per image, or not one finite number per image in the answer.
         """
         scores = self.measure(images, prompts)
         bad = [i for i, score in enumerate(scores.tolist()) if not math.isfinite(score)]
         if bad:
             raise ValueError(
-                f"reward {self.name!r} returned {scores[bad[0]].item()} for picture {bad[0]} "
+                f"reward {self.name!r} returned {scores[bad[0]].item()} for image {bad[0]} "
                 f"({prompts[bad[0]]!r:.80}): every score must be a finite number in float32's range."
             )
         return scores
@@ -67,12 +67,12 @@ class CheckedReward:
     def measure(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Float[Tensor, " n"]:
         """The same, but a score that is not finite is returned as it is, for a caller that counts such scores."""
         if len(images) != len(prompts):
-            raise ValueError(f"a reward needs one prompt a picture, got {len(prompts)} for {len(images)} pictures.")
+            raise ValueError(f"a reward needs one prompt per image, got {len(prompts)} for {len(images)} images.")
         scores = torch.tensor(self._numbers(self.function(list(images), list(prompts))), dtype=torch.float32)
         if len(scores) != len(images):
             raise WrongAnswer(
-                f"reward {self.name!r} returned {len(scores)} scores for {len(images)} pictures: "
-                "it must return one number a picture, in the pictures' order."
+                f"reward {self.name!r} returned {len(scores)} scores for {len(images)} images: "
+                "it must return one number per image, in the images' order."
             )
         return scores
 
@@ -86,7 +86,7 @@ class CheckedReward:
         if isinstance(answer, (str, bytes, Mapping)) or not isinstance(answer, Iterable):
             raise WrongAnswer(
                 f"reward {self.name!r} returned {type(answer).__name__} {answer!r:.80}: "
-                "it must return a sequence of numbers, one a picture."
+                "it must return a sequence of numbers, one per image."
             )
         return [self._number(value, i) for i, value in enumerate(answer)]
 
@@ -97,6 +97,6 @@ class CheckedReward:
         except (TypeError, ValueError, RuntimeError):
             pass
         raise WrongAnswer(
-            f"reward {self.name!r} returned {type(value).__name__} {value!r:.80} for picture {i}: "
+            f"reward {self.name!r} returned {type(value).__name__} {value!r:.80} for image {i}: "
             "every score must be one number."
         )

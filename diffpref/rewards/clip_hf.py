@@ -1,6 +1,6 @@
 """CLIP in transformers' form: a folder or hub name of a CLIPModel, and of the tokenizer and image rule beside it.
 
-Axes: n pictures or texts, l tokens, s the square's side in pixels, d the joint space.
+Axes: n images or texts, l tokens, s the square's side in pixels, d the joint space.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ LAION_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
 @dataclass(frozen=True)
-class PictureRule:
+class ImageRule:
     """transformers' CLIP image processing in numbers."""
 
     shorter: int
@@ -43,19 +43,19 @@ class PictureRule:
         )
 
     def __call__(self, images: Sequence[Image.Image], device: torch.device) -> Float[Tensor, "n 3 s s"]:
-        """The pictures as the model takes them, in float32 on the device."""
+        """The images as the model takes them, in float32 on the device."""
         squares = torch.stack([transformers_square(image, self.shorter, crop=self.crop) for image in images])
         return normalise(squares.to(device).float() / 255, self.mean, self.std)
 
 
 @dataclass(frozen=True)
 class Processor:
-    """A tokenizer and a picture rule that fit the model."""
+    """A tokenizer and an image rule that fit the model."""
 
     tokenizer: "PreTrainedTokenizerBase"
     length: int
     """Tokens of every text, the end token among them; longer ones are cut, shorter ones padded."""
-    rule: PictureRule
+    rule: ImageRule
 
     def tokens(self, texts: Sequence[str]) -> Int[Tensor, "n l"]:
         """The texts' token ids on the CPU. Texts are causal, so what pads them does not move the end token's state."""
@@ -64,10 +64,10 @@ class Processor:
 
 
 def load_processor(name: str, config: "CLIPConfig") -> Processor:
-    """The tokenizer and picture rule of a folder or hub name, checked against the model's configuration.
+    """The tokenizer and image rule of a folder or hub name, checked against the model's configuration.
 
     Raises:
-        ValueError: no tokenizer there, or one of another vocabulary; a picture rule that is not CLIP's, or of another
+        ValueError: no tokenizer there, or one of another vocabulary; an image rule that is not CLIP's, or of another
             size than the model's.
     """
     from transformers import AutoTokenizer
@@ -84,7 +84,7 @@ def load_processor(name: str, config: "CLIPConfig") -> Processor:
     assert isinstance(text.eos_token_id, int)
     length = min(int(tokenizer.model_max_length), int(text.max_position_embeddings))
     _check_end(name, tokenizer, text.eos_token_id, text.vocab_size)
-    return Processor(tokenizer, length, _picture_rule(name, config))
+    return Processor(tokenizer, length, _image_rule(name, config))
 
 
 def load_config(name: str) -> "CLIPConfig":
@@ -129,6 +129,13 @@ def load_model(checkpoint: str) -> "tuple[CLIPModel, list[Path]]":
     return model.eval().requires_grad_(False), files
 
 
+def pooled(output: object) -> Tensor:
+    """The projected embedding: transformers 5 returns it as `pooler_output`, transformers 4 by itself."""
+    embedding = getattr(output, "pooler_output", output)
+    assert isinstance(embedding, Tensor)
+    return embedding
+
+
 def _check_end(name: str, tokenizer: "PreTrainedTokenizerBase", eos_token_id: int, vocabulary: int) -> None:
     """Refuse a tokenizer whose end token the model would not find: every text would be read at another token."""
     end, largest = tokenizer.eos_token_id, max(tokenizer.get_vocab().values())
@@ -143,7 +150,7 @@ def _check_end(name: str, tokenizer: "PreTrainedTokenizerBase", eos_token_id: in
         )
 
 
-def _picture_rule(name: str, config: "CLIPConfig") -> PictureRule:
+def _image_rule(name: str, config: "CLIPConfig") -> ImageRule:
     from transformers.image_processing_base import ImageProcessingMixin
 
     vision = config.vision_config
@@ -153,7 +160,7 @@ def _picture_rule(name: str, config: "CLIPConfig") -> PictureRule:
     if folder.is_dir() and not any(
         (folder / f).is_file() for f in ("preprocessor_config.json", "processor_config.json")
     ):
-        return PictureRule(size, size)
+        return ImageRule(size, size)
     try:
         given, _ = ImageProcessingMixin.get_image_processor_dict(name)
     except (OSError, ValueError) as problem:
@@ -164,13 +171,13 @@ def _picture_rule(name: str, config: "CLIPConfig") -> PictureRule:
     rule = _read_rule(name, given)
     if rule.crop != size:
         raise ValueError(
-            f"processor {name!r} cuts pictures to {rule.crop} x {rule.crop} pixels, and the model takes "
+            f"processor {name!r} cuts images to {rule.crop} x {rule.crop} pixels, and the model takes "
             f"{size} x {size}; name the processor that the model was trained with."
         )
     return rule
 
 
-def _read_rule(name: str, given: Mapping[str, Any]) -> PictureRule:
+def _read_rule(name: str, given: Mapping[str, Any]) -> ImageRule:
     """The rule of a preprocessor_config.json; raises ValueError where it is another than resize, crop, normalise."""
     steps = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
     size, crop = given.get("size", 224), given.get("crop_size", 224)
@@ -191,4 +198,4 @@ def _read_rule(name: str, given: Mapping[str, Any]) -> PictureRule:
     mean, std = (tuple(map(float, given.get(k, d))) for k, d in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)))
     (side,) = sides
     assert isinstance(shorter, int) and isinstance(side, int)
-    return PictureRule(shorter, side, mean, std)
+    return ImageRule(shorter, side, mean, std)

@@ -1,6 +1,6 @@
 """CLIP in open_clip's form: an architecture by name, its weights from a file or a published tag, and its tokenizer.
 
-Axes: n pictures or texts, s the square's side in pixels, d the joint space.
+Axes: n images or texts, s the square's side in pixels, d the joint space.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from open_clip import CLIP
 
 Preprocess = Callable[[Image.Image, int], Tensor]
-"""(picture, side) -> the square "3 s s" in [0, 1], before the normalisation."""
+"""(image, side) -> the square "3 s s" in [0, 1], before the normalisation."""
 
 MIDDLE_SQUARE = (
     "shorter side {side}, bicubic, antialiased, 8 bit (Pillow); centre crop {side}, odd surplus to even; to RGB"
@@ -52,7 +52,7 @@ def find_weights(architecture: str, checkpoint: str) -> Weights:
     """The weights of one of open_clip's tags, like "openai", downloaded once; else the local file of that name.
 
     Raises:
-        ValueError: neither; a tag that was trained with another activation than the architecture's, or on pictures
+        ValueError: neither; a tag that was trained with another activation than the architecture's, or on images
             that are not resized to a middle square; no network.
     """
     from open_clip import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
@@ -71,7 +71,7 @@ def find_weights(architecture: str, checkpoint: str) -> Weights:
         )
     if (found.get("resize_mode", "shortest"), found.get("interpolation", "bicubic")) != ("shortest", "bicubic"):
         raise ValueError(
-            f"checkpoint {checkpoint!r} of {architecture} takes pictures resized by {found.get('resize_mode')}, "
+            f"checkpoint {checkpoint!r} of {architecture} takes images resized by {found.get('resize_mode')}, "
             f"{found.get('interpolation')}; this reward cuts a middle square, bicubic: name a tag that was trained so."
         )
     try:
@@ -85,7 +85,7 @@ def find_weights(architecture: str, checkpoint: str) -> Weights:
 
 
 class OpenClip:
-    """An open_clip model in memory: two towers, and how they see pictures."""
+    """An open_clip model in memory: two towers, and how they see images."""
 
     def __init__(
         self, architecture: str, weights: Weights, *, dtype: Dtype, device: torch.device, preprocess: Preprocess
@@ -102,13 +102,13 @@ class OpenClip:
         self.model = model.to(device=device, dtype=self.dtype)
 
     def pixels(self, images: Sequence[Image.Image]) -> Float[Tensor, "n 3 s s"]:
-        """The pictures as the model takes them, in float32 on the device."""
+        """The images as the model takes them, in float32 on the device."""
         squares = torch.stack([self.preprocess(image, self.size) for image in images])
         return normalise(squares.to(self.device), self.weights.mean, self.weights.std)
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "n d"]:
-        """The pictures' embeddings, as long as the model makes them."""
+        """The images' embeddings, as long as the model makes them."""
         return self.model.encode_image(self.pixels(images).to(self.dtype))
 
     @torch.no_grad()
@@ -120,7 +120,7 @@ class OpenClip:
         """What the embeddings depend on.
 
         Args:
-            rule: how a picture becomes a square, where {side} stands for the model's."""
+            rule: how an image becomes a square, where {side} stands for the model's."""
         weights = self.weights
         normal = "CLIP's" if weights.mean == CLIP_MEAN else f"mean {weights.mean}, std {weights.std}"
         return {

@@ -1,6 +1,6 @@
-"""CLIPScore: does the picture show what the prompt says? (Hessel et al. 2021, 2104.08718) In three conventions.
+"""CLIPScore: does the image show what the prompt says? (Hessel et al. 2021, 2104.08718) In three conventions.
 
-Axes: n pictures.
+Axes: n images.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from diffpref.rewards.clip_open import MIDDLE_SQUARE, OpenClip, find_weights, middle_square
-from diffpref.rewards.clip_pairs import Dtype, check_batch_size, cosines
+from diffpref.rewards.clip_pairs import BatchSize, Dtype, cosines
+from diffpref.settings import bounds
 
 Convention = Literal["cosine", "hessel", "torchmetrics"]
 UNITS: dict[str, float] = {"cosine": 1.0, "hessel": 2.5, "torchmetrics": 100.0}
@@ -32,14 +33,15 @@ class CLIPScoreSettings:
     """open_clip's name of the model; OpenAI's weights need QuickGELU. Hessel et al. used ViT-B-32-quickgelu."""
     convention: Convention = "cosine"
     """cosine: cos; hessel: 2.5 max(cos, 0) of "A photo depicts " + prompt; torchmetrics: max(100 cos, 0) of each
-    picture, where torchmetrics cuts the mean at 0. Pictures and tokens are open_clip's in all three; torchmetrics
+    image, where torchmetrics cuts the mean at 0. Images and tokens are open_clip's in all three; torchmetrics
     itself takes transformers', a pixel apart at odd surpluses."""
     dtype: Dtype = "float32"
-    batch_size: int = 32
-    """Pictures, or prompts, that pass through a tower at once."""
+    """What the towers compute in."""
+    batch_size: BatchSize = 32
+    """Images, or prompts, that pass through a tower at once."""
 
     def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
+        bounds.check(self)
 
     def load(self, device: torch.device) -> "CLIPScore":
         """The model in memory.
@@ -66,7 +68,7 @@ class CLIPScore:
         }
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Float[Tensor, " n"]:
-        """The cosine of picture and prompt, in the convention's unit."""
+        """The cosine of image and prompt, in the convention's unit."""
         prefix = PREFIX if self.convention == "hessel" else ""
         found = cosines(self.clip, images, [prefix + prompt for prompt in prompts], batch_size=self.batch_size)
         return found if self.convention == "cosine" else UNITS[self.convention] * found.clamp(min=0)

@@ -1,4 +1,4 @@
-"""CycleReward: does the prompt lead back to the picture, and the picture to the prompt? (Bahng, Chan et al. 2025,
+"""CycleReward: does the prompt lead back to the image, and the image to the prompt? (Bahng, Chan et al. 2025,
 arXiv 2506.02095)"""
 
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ import torch
 from diffpref.rewards.blip import BlipReward
 from diffpref.rewards.blip_model import Recipe
 from diffpref.rewards.checkpoint import hub_file, local_file
-from diffpref.rewards.clip_pairs import Dtype, check_batch_size
+from diffpref.rewards.clip_pairs import BatchSize, Dtype
+from diffpref.settings import bounds
 
 RECIPE = Recipe(name="cyclereward", max_length=128, layers=(0, 2, 4, 6, 8), gelu=True, mean=0.0, std=1.0)
 """hjbahng/cyclereward:cyclereward/model.py; trained with -log sigmoid of the difference of two scores (train.py)."""
@@ -24,16 +25,16 @@ class CycleRewardSettings:
     """A file like CycleReward-Combo.pth, as published or as safetensors with the same names; "" for the published one
     of `variant` from the hub."""
     variant: Literal["Combo", "I2T", "T2I"] = "Combo"
-    """What it was trained on: pairs of texts (I2T), pairs of pictures (T2I) or both; read where checkpoint is ""."""
+    """What it was trained on: pairs of texts (I2T), pairs of images (T2I) or both; read where checkpoint is ""."""
     tokenizer: str = "bert-base-uncased"
     """A hub name, or a folder with its vocab.txt."""
     dtype: Dtype = "float32"
     """What the two towers compute in; the head is always float32."""
-    batch_size: int = 32
-    """Pictures that pass through the towers at once."""
+    batch_size: BatchSize = 32
+    """Images that pass through the towers at once."""
 
     def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
+        bounds.check(self)
 
     def load(self, device: torch.device) -> BlipReward:
         """The model in memory; its scores have no bounds and no unit of their own.

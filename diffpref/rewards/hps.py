@@ -1,6 +1,6 @@
 """Human Preference Score v2 and v2.1: a CLIP ViT-H/14 tuned on people's rankings (Wu et al. 2023, 2306.09341).
 
-The two versions' scores are not comparable, and neither are scores of different prompts. Axes: n pictures.
+The two versions' scores are not comparable, and neither are scores of different prompts. Axes: n images.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from diffpref.rewards.checkpoint import hub_file, local_file
 from diffpref.rewards.clip_open import OpenClip, Weights
-from diffpref.rewards.clip_pairs import Dtype, check_batch_size, cosines
+from diffpref.rewards.clip_pairs import BatchSize, Dtype, cosines
 from diffpref.rewards.vision import letterbox
+from diffpref.settings import bounds
 
 REPOSITORY = "xswu/HPSv2"
 FILES = {"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}
@@ -25,7 +26,7 @@ FILES = {"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}
 
 @dataclass(frozen=True)
 class HPSSettings:
-    """Which version, and how pictures are made small."""
+    """Which version, and how images are made small."""
 
     checkpoint: str = REPOSITORY
     """The hub repository, of which `version` chooses the file; or a local file with ["state_dict"] or safetensors."""
@@ -36,11 +37,12 @@ class HPSSettings:
     architecture: str = "ViT-H-14"
     """open_clip's name of the model."""
     dtype: Dtype = "float32"
-    batch_size: int = 32
-    """Pictures, or prompts, that pass through a tower at once."""
+    """What the towers compute in."""
+    batch_size: BatchSize = 32
+    """Images, or prompts, that pass through a tower at once."""
 
     def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
+        bounds.check(self)
 
     def load(self, device: torch.device) -> "HPS":
         """The model in memory.
@@ -59,7 +61,7 @@ class HPS21Settings(HPSSettings):
 
 
 class HPS:
-    """An open_clip model as a reward, with pictures letterboxed."""
+    """An open_clip model as a reward, with images letterboxed."""
 
     def __init__(self, settings: HPSSettings, device: torch.device) -> None:
         if settings.checkpoint == REPOSITORY:
@@ -82,7 +84,7 @@ class HPS:
         }
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Float[Tensor, " n"]:
-        """The cosine of picture and prompt, in [-1, 1] (tgxs002/HPSv2:hpsv2/img_score.py); tables print it x 100."""
+        """The cosine of image and prompt, in [-1, 1] (tgxs002/HPSv2:hpsv2/img_score.py); tables print it x 100."""
         return cosines(self.clip, images, prompts, batch_size=self.batch_size)
 
     def pair_logit(self, a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

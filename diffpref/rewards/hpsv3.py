@@ -1,6 +1,6 @@
-"""HPSv3 (arXiv 2508.03789): Qwen2-VL-7B that reads picture and prompt, and a head that gives its score's mean.
+"""HPSv3 (arXiv 2508.03789): Qwen2-VL-7B that reads image and prompt, and a head that gives its score's mean.
 
-Axes: n pictures, t tokens, c channels.
+Axes: n images, t tokens, c channels.
 """
 
 import re
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from diffpref.files.identity import files_hash, sha256
 from diffpref.rewards.checkpoint import check_keys, read_tensors, versions
-from diffpref.rewards.clip_pairs import Dtype, check_batch_size
+from diffpref.rewards.clip_pairs import BatchSize, Dtype
 from diffpref.rewards.qwen import (
     LIBRARIES,
     inputs,
@@ -27,13 +27,14 @@ from diffpref.rewards.qwen import (
 )
 from diffpref.rewards.vision import in_batches
 from diffpref.run.precision import DTYPES
+from diffpref.settings import bounds
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin, Qwen2VLModel
 
 TOKEN = "<|Reward|>"
 PIXELS = 256 * 28 * 28
-"""The area that every picture is resized to, in pixels, up to the rounding of its sides to multiples of 28."""
+"""The area that every image is resized to, in pixels, up to the rounding of its sides to multiples of 28."""
 QUESTION = (
     "\nYou are tasked with evaluating a generated image based on Visual Quality and Text Alignment and give a overall "
     "score to estimate the human preference. Please provide a rating from 0 to 10, with 0 being the worst and 10 being "
@@ -92,13 +93,13 @@ class Hpsv3:
         self.batch_size = settings.batch_size
         self.token = processor.tokenizer.convert_tokens_to_ids(TOKEN)  # type: ignore[attr-defined]
         self.provenance = {
-            "model": "HPSv3",
+            "scorer": "hpsv3",
             "checkpoint": settings.checkpoint,
             "sha256": checksum,
             "base": settings.base,
             "template sha256": sha256(QUESTION),
             "preprocessing": f"PIL bicubic to about {PIXELS} pixels in multiples of 28",
-            "positions": "0, 1, 2, ... for text and picture alike",
+            "positions": "0, 1, 2, ... for text and image alike",
             "dtype": f"{settings.dtype}, head float32",
             "unit": "mu",
             **versions(*LIBRARIES),
@@ -109,7 +110,7 @@ class Hpsv3:
         """The mean mu of the score's distribution, in the published unit, on the CPU.
 
         Raises:
-            ValueError: a prompt that holds one of the model's special tokens, or a picture of extreme ratio.
+            ValueError: a prompt that holds one of the model's special tokens, or an image of extreme ratio.
         """
         refuse_special_tokens(self.processor, prompts)
         pairs = list(zip(images, prompts, strict=True))
@@ -117,12 +118,12 @@ class Hpsv3:
         return torch.cat(scores) if scores else torch.zeros(0)
 
     def _batch(self, pairs: Sequence[tuple[Image.Image, str]]) -> Float[Tensor, " n"]:
-        pictures = [resized(image, factor=28, min_pixels=PIXELS, max_pixels=PIXELS) for image, _ in pairs]
+        images = [resized(image, factor=28, min_pixels=PIXELS, max_pixels=PIXELS) for image, _ in pairs]
         questions = [QUESTION.replace("{}", prompt) for _, prompt in pairs]
-        batch = inputs(self.processor, pictures, questions, padding_side="right", device=self.backbone.device)
+        batch = inputs(self.processor, images, questions, padding_side="right", device=self.backbone.device)
         ids = batch["input_ids"]
         # The published model gives the language model embeddings alone, which therefore counts its tokens 0, 1, 2, ...
-        # also inside the picture. transformers would number rows and columns, and give other scores.
+        # also inside the image. transformers would number rows and columns, and give other scores.
         positions = torch.arange(ids.shape[1], device=ids.device).expand(3, *ids.shape)
         hidden = self.backbone(
             input_ids=ids,
@@ -148,23 +149,20 @@ class Hpsv3:
 
 @dataclass(frozen=True)
 class Hpsv3Settings:
-    """Which weights, and how they compute.
-
-    Args:
-        checkpoint: HPSv3.safetensors, a folder that holds it, or a hub repository.
-        base: a folder or hub repository of the model that HPSv3 was tuned from; its configuration and processor are
-            read, not its weights.
-        dtype: of the backbone; the head is float32 always. Published scores are bfloat16's.
-        batch_size: pictures.
-    """
+    """Which weights, and how they compute."""
 
     checkpoint: str = "MizzenAI/HPSv3"
+    """HPSv3.safetensors, a folder that holds it, or a hub repository."""
     base: str = "Qwen/Qwen2-VL-7B-Instruct"
+    """A folder or hub repository of the model that HPSv3 was tuned from; its configuration and processor are read, not
+    its weights."""
     dtype: Dtype = "bfloat16"
-    batch_size: int = 8
+    """Of the backbone; the head is float32 always. Published scores are bfloat16's."""
+    batch_size: BatchSize = 8
+    """Images that pass through the model at once."""
 
     def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
+        bounds.check(self)
 
     def load(self, device: torch.device) -> Hpsv3:
         """The model on the device.

@@ -1,4 +1,4 @@
-"""ImageReward: how would people rank the picture among others for its prompt? (Xu et al. 2023, arXiv 2304.05977)"""
+"""ImageReward: how would people rank the image among others for its prompt? (Xu et al. 2023, arXiv 2304.05977)"""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,8 @@ import torch
 from diffpref.rewards.blip import BlipReward
 from diffpref.rewards.blip_model import Recipe
 from diffpref.rewards.checkpoint import hub_file, local_file
-from diffpref.rewards.clip_pairs import Dtype, check_batch_size
+from diffpref.rewards.clip_pairs import BatchSize, Dtype
+from diffpref.settings import bounds
 
 PUBLISHED = "THUDM/ImageReward"
 """The hub repository, whose file is ImageReward.pt."""
@@ -34,11 +35,11 @@ class ImageRewardSettings:
     """A hub name, or a folder with its vocab.txt."""
     dtype: Dtype = "float32"
     """What the two towers compute in; the head is always float32."""
-    batch_size: int = 32
-    """Pictures that pass through the towers at once."""
+    batch_size: BatchSize = 32
+    """Images that pass through the towers at once."""
 
     def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
+        bounds.check(self)
 
     def load(self, device: torch.device) -> BlipReward:
         """The model in memory; its scores have no bounds, and were given their mean and deviation by its makers.

@@ -7,15 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from PIL import Image
 
 from diffpref.rewards.judge_client import ChatClient, Trouble
 from diffpref.rewards.vision import rgb
-
-if TYPE_CHECKING:
-    from diffpref.rewards.vlm_judge import VlmJudgeSettings
 
 COUNTERS = ("requests", "retries", "timeouts", "parse_failures", "unanswered", "order_disagreements")
 _LONGEST_PAUSE = 60.0
@@ -23,11 +21,46 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-class Asker:
-    """The questions to one server; safe to use by many threads."""
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the server draws a reply."""
 
-    def __init__(self, client: ChatClient, settings: "VlmJudgeSettings") -> None:
-        self._client, self._settings = client, settings
+    model: str
+    temperature: float
+    retry_temperature: float
+    """After a reply that could not be read, which greedy decoding would repeat."""
+    max_tokens: int
+    seed: int
+
+    def request(self, content: Sequence[Mapping[str, Any]], unread: int) -> dict[str, Any]:
+        """What is sent.
+
+        Args:
+            unread: how many replies to this question could not be read yet."""
+        warmer = max(self.temperature, self.retry_temperature)
+        return {
+            "model": self.model,
+            "messages": [{"role": "user", "content": list(content)}],
+            "temperature": warmer if unread else self.temperature,
+            "max_tokens": self.max_tokens,
+            "seed": self.seed + unread,
+        }
+
+
+class Asker:
+    """The questions to one server; safe to use by many threads.
+
+    Args:
+        retries: of a request that failed and of a reply that could not be read, together.
+        backoff: seconds before the first retry of a failed request, doubled each time.
+        concurrency: questions at once.
+    """
+
+    def __init__(
+        self, client: ChatClient, sampling: Sampling, *, retries: int, backoff: float, concurrency: int
+    ) -> None:
+        self._client, self._sampling = client, sampling
+        self._retries, self._backoff, self._concurrency = retries, backoff, concurrency
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
 
@@ -43,33 +76,35 @@ class Asker:
             self._counts.update(names)
 
     def ask(self, urls: Sequence[str], text: str, *, read: Callable[[str], T | None]) -> T | None:
-        """What `read` finds in the reply about these pictures, or None where every try timed out or could not be read.
+        """What `read` finds in the reply about these images, or None where every try timed out or could not be read.
 
         Raises:
             ValueError: the server refuses the question.
             ConnectionError: the server fails otherwise after all retries.
         """
+        images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        content = [*images, {"type": "text", "text": text}]
         unread, trouble = 0, None
-        for attempt in range(self._settings.retries + 1):
+        for attempt in range(self._retries + 1):
             if attempt:
                 self.count("retries")
                 if trouble:
-                    time.sleep(_pause(trouble, self._settings.backoff * 2 ** (attempt - 1)))
+                    time.sleep(_pause(trouble, self._backoff * 2 ** (attempt - 1)))
             self.count("requests")
             try:
-                reply = self._client.complete(self._body(urls, text, unread))
+                reply = self._client.complete(self._sampling.request(content, unread))
             except Trouble as problem:
                 trouble = problem
                 self.count(*["timeouts"] * problem.timed_out)
                 continue
-            trouble, found = None, read(reply)
-            if found is not None:
-                return found
+            trouble, answer = None, read(reply)
+            if answer is not None:
+                return answer
             self.count("parse_failures")
             unread += 1
         if trouble and not trouble.timed_out:
             raise ConnectionError(
-                f"{self._client.base} failed {self._settings.retries + 1} times, at last with {trouble.reason}. "
+                f"{self._client.base} failed {self._retries + 1} times, at last with {trouble.reason}. "
                 "Look at the server's log, lower concurrency, or raise retries."
             )
         self.count("unanswered")
@@ -77,25 +112,12 @@ class Asker:
 
     def in_order(self, function: Callable[[U], T], tasks: Sequence[U]) -> list[T]:
         """The function of every task, `concurrency` at once; the first error stops the rest."""
-        with ThreadPoolExecutor(self._settings.concurrency) as pool:
+        with ThreadPoolExecutor(self._concurrency) as pool:
             return list(pool.map(function, tasks))
-
-    def _body(self, urls: Sequence[str], text: str, unread: int) -> dict[str, Any]:
-        pictures = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        settings = self._settings
-        # Greedy decoding would repeat the reply that could not be read.
-        warmer = max(settings.temperature, settings.retry_temperature)
-        return {
-            "model": settings.model,
-            "messages": [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}],
-            "temperature": warmer if unread else settings.temperature,
-            "max_tokens": settings.max_tokens,
-            "seed": settings.seed + unread,
-        }
 
 
 def data_url(image: Image.Image, image_format: Literal["png", "jpeg"], *, quality: int) -> str:
-    """The RGB picture's file in base64.
+    """The RGB image's file in base64.
 
     Args:
         quality: of JPEG, 1 to 100.

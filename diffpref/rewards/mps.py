@@ -1,17 +1,18 @@
-"""MPS, the multi-dimensional preference score: how do people like the picture? (Zhang et al. 2024, 2405.14705)
+"""MPS, the multi-dimensional preference score: how do people like the image? (Zhang et al. 2024, 2405.14705)
 
-A CLIP whose picture tokens read those of the prompt's tokens that have to do with a condition. The published mask is
+A CLIP whose image tokens read those of the prompt's tokens that have to do with a condition. The published mask is
 normalised over the batch, so that a score depended on its neighbours; here it is over each prompt, as in the published
-evaluation, which takes one prompt at a time. Axes: n pictures, u prompts, p and l tokens of a picture and a text,
+evaluation, which takes one prompt at a time. Axes: n images, u prompts, p and l tokens of an image and a text,
 d the joint space.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
+from annotated_types import Lt
 from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor, nn
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from diffpref.files.identity import files_hash
 from diffpref.rewards.checkpoint import check_keys, hub_file, local_file, read_tensors, versions
 from diffpref.rewards.clip_hf import LAION_H, load_config, load_processor
-from diffpref.rewards.clip_pairs import Dtype, check_batch_size, directions
+from diffpref.rewards.clip_pairs import BatchSize, Dtype, directions
 from diffpref.rewards.mps_cross import HEAD, CrossModel, rotary_angles
 from diffpref.rewards.vision import in_batches, unique
 from diffpref.run.precision import DTYPES
+from diffpref.settings import bounds
 
 if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPModel
@@ -45,17 +47,17 @@ class MPSSettings:
     processor: str = LAION_H
     """A hub name or folder of the CLIP's config.json, tokenizer and preprocessor_config.json."""
     condition: str = OVERALL
-    threshold: float = 0.3
+    """What a prompt's tokens must have to do with; the published checkpoint knows the default alone."""
+    threshold: Annotated[float, Lt(1)] = 0.3
     """Prompt tokens are read whose likeness to the condition is above this share of the likest token's; 0.3 in the
-    published evaluations, 0.01 in the README."""
+    published evaluations, 0.01 in the README; from 1 on none would be."""
     dtype: Dtype = "float32"
-    batch_size: int = 32
-    """Pictures, or prompts, that pass through a tower at once."""
+    """What the towers compute in."""
+    batch_size: BatchSize = 32
+    """Images, or prompts, that pass through a tower at once."""
 
     def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
-        if not self.threshold < 1:
-            raise ValueError(f"threshold must be below 1, or no token is read; got {self.threshold}.")
+        bounds.check(self)
 
     def load(self, device: torch.device) -> "MPS":
         """The model in memory.
@@ -68,7 +70,7 @@ class MPSSettings:
 
 @dataclass(frozen=True)
 class Text:
-    """A prompt as pictures read it."""
+    """A prompt as images read it."""
 
     tokens: Float[Tensor, "l d"]
     whole: Float[Tensor, " d"]
@@ -110,13 +112,13 @@ class MPS:
 
     @torch.no_grad()
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Float[Tensor, " n"]:
-        """exp(logit_scale) cos(prompt, picture after reading the prompt)
+        """exp(logit_scale) cos(prompt, image after reading the prompt)
         (Kwai-Kolors/MPS:eval_overall_mps_on_hpdv2.py, `infer_one_sample`)."""
         if len(images) != len(prompts):
-            raise ValueError(f"a reward needs one prompt a picture, got {len(prompts)} for {len(images)} pictures.")
+            raise ValueError(f"a reward needs one prompt per image, got {len(prompts)} for {len(images)} images.")
         once, places = unique(prompts)
         scores, known = torch.zeros(len(images)), dict[int, Text]()
-        # Pictures of a prompt lie together then, so that few prompts' tokens are kept at a time.
+        # Images of a prompt lie together then, so that few prompts' tokens are kept at a time.
         for batch in in_batches(sorted(range(len(images)), key=places.__getitem__), self.batch_size):
             wanted = list(dict.fromkeys(places[i] for i in batch))
             new = [place for place in wanted if place not in known]
@@ -146,12 +148,12 @@ class MPS:
         return [Text(*each) for each in zip(tokens, directions(whole), read, strict=True)]
 
     def _compare(self, images: Sequence[Image.Image], texts: Sequence[Text]) -> Float[Tensor, " n"]:
-        """The cosine of each prompt and its picture's first token after reading, in float32."""
+        """The cosine of each prompt and its image's first token after reading, in float32."""
         pixels = self.processor.rule(images, self.device).to(self.dtype)
-        picture = self.clip.visual_projection(self.clip.vision_model(pixel_values=pixels).last_hidden_state)
+        image = self.clip.visual_projection(self.clip.vision_model(pixel_values=pixels).last_hidden_state)
         tokens = torch.stack([text.tokens for text in texts]).to(self.dtype)
         read = torch.stack([text.read for text in texts])
-        first = self.cross(picture, tokens, read, self.angles)[:, 0]
+        first = self.cross(image, tokens, read, self.angles)[:, 0]
         return (directions(first) * torch.stack([text.whole for text in texts])).sum(-1)
 
 

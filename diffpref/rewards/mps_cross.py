@@ -1,9 +1,9 @@
-"""MPS's four layers in which a picture's tokens read a prompt's (Zhang et al. 2024, 2405.14705).
+"""MPS's four layers in which an image's tokens read a prompt's (Zhang et al. 2024, 2405.14705).
 
 Each layer is two residual blocks with queries of many heads and one head of keys and values: the first reads the prompt
-under a mask, the second the picture itself, with rotary positions (2104.09864); beside each runs a gated feed-forward
+under a mask, the second the image itself, with rotary positions (2104.09864); beside each runs a gated feed-forward
 (2002.05202). Names are those of the published weights (Kwai-Kolors/MPS:trainer/models/cross_modeling.py), without
-their ".fn". Axes: n pairs, p picture tokens, l prompt tokens, w width, e of a head.
+their ".fn". Axes: n pairs, p image tokens, l prompt tokens, w width, e of a head.
 """
 
 import torch
@@ -26,7 +26,7 @@ class Gate(nn.Module):
 
 
 class ReadPrompt(nn.Module):
-    """What the picture's tokens read in the prompt's tokens."""
+    """What the image's tokens read in the prompt's tokens."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class ReadPrompt(nn.Module):
         return self.to_out(_attend(_heads(self.to_q(x)), keys, values, read)) + self.ff(x)
 
 
-class ReadPicture(nn.Module):
-    """What the picture's tokens read in each other."""
+class ReadImage(nn.Module):
+    """What the image's tokens read in each other."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -69,25 +69,25 @@ class CrossModel(nn.Module):
     def __init__(self, width: int, depth: int = 4) -> None:
         super().__init__()
         assert width % HEAD == 0, "a CLIP whose joint space is whole heads wide"
-        self.layers = nn.ModuleList(nn.ModuleList([ReadPrompt(width), ReadPicture(width)]) for _ in range(depth))
+        self.layers = nn.ModuleList(nn.ModuleList([ReadPrompt(width), ReadImage(width)]) for _ in range(depth))
 
     def forward(
         self,
-        picture: Float[Tensor, "n p w"],
+        image: Float[Tensor, "n p w"],
         prompt: Float[Tensor, "n l w"],
         read: Bool[Tensor, "n l"],
         angles: Float[Tensor, "p e"],
     ) -> Float[Tensor, "n p w"]:
-        """The picture's tokens after reading.
+        """The image's tokens after reading.
 
         Args:
             read: which of the prompt's tokens may be read, at least one of each prompt.
             angles: of `rotary_angles`, in radians."""
         for layer in self.layers:
-            read_prompt, read_picture = layer  # type: ignore[misc]
-            picture = picture + read_prompt(picture, prompt, read)
-            picture = picture + read_picture(picture, angles)
-        return picture
+            read_prompt, read_image = layer  # type: ignore[misc]
+            image = image + read_prompt(image, prompt, read)
+            image = image + read_image(image, angles)
+        return image
 
 
 def rotary_angles(frequencies: Float[Tensor, " half"], positions: int) -> Float[Tensor, "p e"]:

@@ -1,7 +1,7 @@
-"""PickScore: how much would people on Pick-a-Pic like the picture for its prompt? (Kirstain et al. 2023, 2305.01569)
+"""PickScore: how much would people on Pick-a-Pic like the image for its prompt? (Kirstain et al. 2023, 2305.01569)
 
 Any CLIPModel folder of transformers' form is a PickScore to this module: the published one, or one of the user's own.
-Axes: n pictures, d the joint space.
+Axes: n images, d the joint space.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,10 @@ from torch import Tensor
 
 from diffpref.files.identity import files_hash
 from diffpref.rewards.checkpoint import versions
-from diffpref.rewards.clip_hf import LAION_H, Processor, load_config, load_model, load_processor
-from diffpref.rewards.clip_pairs import Dtype, check_batch_size, cosines
+from diffpref.rewards.clip_hf import LAION_H, Processor, load_config, load_model, load_processor, pooled
+from diffpref.rewards.clip_pairs import BatchSize, Dtype, cosines
 from diffpref.run.precision import DTYPES
+from diffpref.settings import bounds
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -34,21 +35,22 @@ class PickScoreSettings:
     processor: str = LAION_H
     """A hub name or folder of the tokenizer and preprocessor_config.json; "" for the checkpoint's own."""
     dialect: Dialect = "scaled"
-    """scaled: exp(logit_scale) cos, about 20 to 23 for Stable Diffusion's pictures (yuvalkirstain/PickScore:README.md);
+    """scaled: exp(logit_scale) cos, about 20 to 23 for Stable Diffusion's images (yuvalkirstain/PickScore:README.md);
     cosine: cos (SalesforceAIResearch/DiffusionDPO:utils/pickscore_utils.py, softmax=False); scaled_26: scaled / 26
     (yifan123/flow_grpo:flow_grpo/pickscore_scorer.py)."""
     dtype: Dtype = "float32"
-    batch_size: int = 32
-    """Pictures, or prompts, that pass through a tower at once."""
+    """What the towers compute in."""
+    batch_size: BatchSize = 32
+    """Images, or prompts, that pass through a tower at once."""
 
     def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
+        bounds.check(self)
 
     def load(self, device: torch.device) -> "PickScore":
         """The model in memory.
 
         Raises:
-            ValueError: files that are missing, or are not a CLIPModel's with the tokenizer and pictures it takes.
+            ValueError: files that are missing, or are not a CLIPModel's with the tokenizer and images it takes.
         """
         return PickScore(self, device)
 
@@ -78,25 +80,18 @@ class PickScore:
         }
 
     def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "n d"]:
-        """The pictures' embeddings, as long as the model makes them."""
+        """The images' embeddings, as long as the model makes them."""
         found = self.model.get_image_features(pixel_values=self.processor.rule(images, self.device).to(self.dtype))
-        return _pooled(found)
+        return pooled(found)
 
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         """The texts' embeddings, as long as the model makes them."""
-        return _pooled(self.model.get_text_features(input_ids=self.processor.tokens(texts).to(self.device)))
+        return pooled(self.model.get_text_features(input_ids=self.processor.tokens(texts).to(self.device)))
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Float[Tensor, " n"]:
-        """exp(logit_scale) cos(picture, prompt) in the dialect's unit (PickScore:README.md, `calc_probs`)."""
+        """exp(logit_scale) cos(image, prompt) in the dialect's unit (PickScore:README.md, `calc_probs`)."""
         return self.unit * cosines(self, images, prompts, batch_size=self.batch_size)
 
     def pair_logit(self, a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """exp(logit_scale) (cos of a - cos of b), whose sigmoid is the model's probability that a is preferred."""
         return (a - b) * (self.logit_scale / self.unit)
-
-
-def _pooled(output: object) -> Tensor:
-    """The projected embedding: transformers 5 returns it as `pooler_output`, transformers 4 by itself."""
-    found = getattr(output, "pooler_output", output)
-    assert isinstance(found, Tensor)
-    return found

@@ -1,6 +1,6 @@
-"""What the rewards on Qwen-VL models share: the processor, one picture and one question a chat, and pictures resized.
+"""What the rewards on Qwen-VL models share: the processor, one image and one question per chat, and images resized.
 
-Axes: n pictures, t tokens.
+Axes: n images, t tokens.
 """
 
 import math
@@ -23,19 +23,19 @@ _RATIO = 200
 
 
 def smart_size(width: int, height: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """(width, height) in multiples of `factor`, with about the picture's ratio and an area within the two bounds.
+    """(width, height) in multiples of `factor`, with about the image's ratio and an area within the two bounds.
 
     The rule of every Qwen-VL: QwenLM/Qwen2.5-VL:qwen-vl-utils/src/qwen_vl_utils/vision_process.py, smart_resize.
 
     Raises:
-        ValueError: a picture more than 200 times longer than wide, which the models were never shown.
+        ValueError: an image more than 200 times longer than wide, which the models were never shown.
     """
     if max(width, height) > _RATIO * min(width, height):
         raise ValueError(
-            f"a picture of {width} x {height} pixels: a Qwen-VL takes sides of a ratio of at most {_RATIO}; crop it."
+            f"an image of {width} x {height} pixels: a Qwen-VL takes sides of a ratio of at most {_RATIO}; crop it."
         )
     sides = [max(factor, round(side / factor) * factor) for side in (width, height)]
-    # The scale is the given picture's, not the rounded one's, as published.
+    # The scale is the given image's, not the rounded one's, as published.
     if sides[0] * sides[1] > max_pixels:
         shrink = math.sqrt(width * height / max_pixels)
         sides = [max(factor, math.floor(side / shrink / factor) * factor) for side in (width, height)]
@@ -46,14 +46,14 @@ def smart_size(width: int, height: int, *, factor: int, min_pixels: int, max_pix
 
 
 def resized(image: Image.Image, *, factor: int, min_pixels: int, max_pixels: int) -> Image.Image:
-    """The RGB picture in its `smart_size` (bicubic, antialiased, in 8 bits)."""
+    """The RGB image in its `smart_size` (bicubic, antialiased, in 8 bits)."""
     image = rgb(image)
     size = smart_size(*image.size, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 def load_processor(checkpoint: str) -> "ProcessorMixin":
-    """The tokenizer, chat template and picture processor of a folder or a hub repository.
+    """The tokenizer, chat template and image processor of a folder or a hub repository.
 
     Raises:
         ValueError: they cannot be loaded, or hold no chat template.
@@ -78,7 +78,7 @@ def inputs(
     padding_side: Literal["left", "right"],
     device: torch.device,
 ) -> "BatchFeature":
-    """One chat a picture, the picture first and its question after it, ready for the answer; padded to the longest."""
+    """One chat per image, the image first and its question after it, ready for the answer; padded to the longest."""
     chats = [
         [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}] for question in questions
     ]
@@ -86,7 +86,7 @@ def inputs(
     batch = processor(
         text=texts,
         images=list(images),
-        do_resize=False,  # the pictures come in `smart_size`
+        do_resize=False,  # the images come in `smart_size`
         padding=True,
         padding_side=padding_side,
         return_tensors="pt",

@@ -1,8 +1,8 @@
-"""Pictures as reward models were published to see them; each model names its own rule, and none is shared silently.
+"""Images as reward models were published to see them; each model names its own rule, and none is shared silently.
 
 The two libraries that published rewards are built on crop differently by a pixel where the surplus is odd, and convert
 colours before the resize or after it; HPSv2 letterboxes instead: one rule for all would move scores.
-Axes: n pictures, h and w pixels.
+Axes: n images, h and w pixels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,19 +21,19 @@ T = TypeVar("T")
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """The picture as the published code converts it: transparency is dropped, not composited.
+    """The image as the published code converts it: transparency is dropped, not composited.
 
-    transformers 5.24 puts it on white; PickScore was published with 4.27, and MPS converts its pictures itself."""
+    transformers 5.24 puts it on white; PickScore was published with 4.27, and MPS converts its images itself."""
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def to_pixels(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
-    """The RGB picture's bytes."""
+    """The RGB image's bytes."""
     return torch.from_numpy(np.array(rgb(image), dtype=np.uint8)).permute(2, 0, 1)
 
 
 def shorter_side(image: Image.Image, size: int) -> Image.Image:
-    """The picture resized (bicubic, antialiased, in 8 bits) so that its shorter side is `size` pixels.
+    """The image resized (bicubic, antialiased, in 8 bits) so that its shorter side is `size` pixels.
 
     It keeps its colour mode, which matters: Pillow resizes a palette by nearest neighbour, and premultiplies alpha."""
     width, height = image.size
@@ -46,7 +46,7 @@ def shorter_side(image: Image.Image, size: int) -> Image.Image:
 def centre_crop(
     image: Image.Image, size: int, *, rounding: Literal["transformers", "torchvision"]
 ) -> UInt8[Tensor, "3 s s"]:
-    """The middle square of a picture whose shorter side is `size` pixels or more, in RGB.
+    """The middle square of an image whose shorter side is `size` pixels or more, in RGB.
 
     Args:
         rounding: where an odd surplus goes: transformers rounds the offset down, torchvision to the nearest even."""
@@ -56,7 +56,7 @@ def centre_crop(
 
 
 def transformers_square(image: Image.Image, size: int, *, crop: int | None = None) -> UInt8[Tensor, "3 s s"]:
-    """The middle of the picture as transformers' CLIPImageProcessorPil cuts it: to RGB, resize, crop.
+    """The middle of the image as transformers' CLIPImageProcessorPil cuts it: to RGB, resize, crop.
 
     Args:
         size: the shorter side after the resize, in pixels.
@@ -66,15 +66,15 @@ def transformers_square(image: Image.Image, size: int, *, crop: int | None = Non
 
 
 def torchvision_square(image: Image.Image, size: int) -> UInt8[Tensor, "3 s s"]:
-    """The middle of the picture as OpenAI's clip and open_clip cut it with torchvision: resize, crop, to RGB."""
+    """The middle of the image as OpenAI's clip and open_clip cut it with torchvision: resize, crop, to RGB."""
     return centre_crop(shorter_side(image, size), size, rounding="torchvision")
 
 
 def letterbox(image: Image.Image, size: int, *, antialias: bool) -> Float[Tensor, "3 s s"]:
-    """The whole picture in [0, 1] (bicubic overshoot stays), its longer side `size`, on black to the square.
+    """The whole image in [0, 1] (bicubic overshoot stays), its longer side `size`, on black to the square.
 
-    HPSv2's rule (tgxs002/HPSv2:hpsv2/src/open_clip/transform.py, ResizeMaxSize): the picture becomes a float tensor
-    first, and is resized as one. A picture whose longer side is `size` already is padded here too; there it is not, and
+    HPSv2's rule (tgxs002/HPSv2:hpsv2/src/open_clip/transform.py, ResizeMaxSize): the image becomes a float tensor
+    first, and is resized as one. An image whose longer side is `size` already is padded here too; there it is not, and
     the model refuses it unless it is square.
 
     Args:
@@ -89,7 +89,7 @@ def letterbox(image: Image.Image, size: int, *, antialias: bool) -> Float[Tensor
         new = [round(side * scale) for side in (height, width)]
         if 0 in new:
             raise ValueError(
-                f"a picture of {width} x {height} pixels is too long for a square of {size}: its shorter side would "
+                f"an image of {width} x {height} pixels is too long for a square of {size}: its shorter side would "
                 f"vanish. Leave it out, or crop it to at most {2 * size - 1} : 1."
             )
         x = torch.nn.functional.interpolate(x, size=new, mode="bicubic", align_corners=False, antialias=antialias)
@@ -101,7 +101,7 @@ def letterbox(image: Image.Image, size: int, *, antialias: bool) -> Float[Tensor
 def normalise(
     x: Float[Tensor, "n 3 h w"], mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD
 ) -> Float[Tensor, "n 3 h w"]:
-    """Pictures in [0, 1] as (x - mean) / std for each colour."""
+    """Images in [0, 1] as (x - mean) / std for each colour."""
     shape = (1, 3, 1, 1)
     return (x - x.new_tensor(mean).view(shape)) / x.new_tensor(std).view(shape)
 

@@ -1,8 +1,8 @@
-"""VQAScore (arXiv 2404.01291) with a Qwen-VL: the probability that it says yes when asked whether the picture shows the
+"""VQAScore (arXiv 2404.01291) with a Qwen-VL: the probability that it says yes when asked whether the image shows the
 prompt.
 
 There is no one VQAScore: a score is that of its model and its question, and the provenance names both. Axes: n
-pictures, t tokens, v words.
+images, t tokens, v words.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from diffpref.files.identity import files_hash, sha256
 from diffpref.rewards.checkpoint import versions, weight_files
-from diffpref.rewards.clip_pairs import Dtype, check_batch_size
+from diffpref.rewards.clip_pairs import BatchSize, Dtype
 from diffpref.rewards.qwen import LIBRARIES, inputs, load_processor, refuse_special_tokens, resized
 from diffpref.rewards.vision import in_batches
 from diffpref.run.precision import DTYPES
+from diffpref.settings import bounds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -39,14 +40,14 @@ class VqaScore:
         self.processor = processor
         self.answers = answers
         self.settings = settings
-        pictures = processor.image_processor  # type: ignore[attr-defined]
-        self._factor: int = pictures.patch_size * pictures.merge_size
-        self._pixels: tuple[int, int] = (pictures.size["shortest_edge"], pictures.size["longest_edge"])
+        resizing = processor.image_processor  # type: ignore[attr-defined]
+        self._factor: int = resizing.patch_size * resizing.merge_size
+        self._pixels: tuple[int, int] = (resizing.size["shortest_edge"], resizing.size["longest_edge"])
         words = [processor.tokenizer.decode([token]) for token in answers]  # type: ignore[attr-defined]
         self.provenance = {
-            "model": f"VQAScore of {settings.checkpoint} asked {settings.template!r}",
+            "scorer": "vqascore",
             "checkpoint": settings.checkpoint,
-            "weights": _weights(settings.checkpoint, model),
+            **_weights(settings.checkpoint, model),
             "template": settings.template,
             "template sha256": sha256(settings.template),
             "answers": repr(words),
@@ -60,10 +61,10 @@ class VqaScore:
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Float[Tensor, " n"]:
         """The probability in [0, 1] that the answer's first token is one of `answers`, on the CPU.
 
-        A picture's score depends on what else is in its batch by the rounding of `dtype` alone.
+        An image's score depends on what else is in its batch by the rounding of `dtype` alone.
 
         Raises:
-            ValueError: a prompt that holds one of the model's special tokens, or a picture of extreme ratio.
+            ValueError: a prompt that holds one of the model's special tokens, or an image of extreme ratio.
         """
         refuse_special_tokens(self.processor, prompts)
         pairs = list(zip(images, prompts, strict=True))
@@ -72,10 +73,10 @@ class VqaScore:
 
     def _batch(self, pairs: Sequence[tuple[Image.Image, str]]) -> Float[Tensor, " n"]:
         low, high = self._pixels
-        pictures = [resized(image, factor=self._factor, min_pixels=low, max_pixels=high) for image, _ in pairs]
+        images = [resized(image, factor=self._factor, min_pixels=low, max_pixels=high) for image, _ in pairs]
         questions = [self.settings.template.replace("{}", prompt) for _, prompt in pairs]
         # Padding is on the left, so that the last place of every row is the one before the answer.
-        batch = inputs(self.processor, pictures, questions, padding_side="left", device=self.model.device)
+        batch = inputs(self.processor, images, questions, padding_side="left", device=self.model.device)
         logits: Float[Tensor, "n v"] = self.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1].float()
         return logits.log_softmax(1)[:, self.answers].logsumexp(1).exp().clamp(max=1).cpu()
 
@@ -87,26 +88,23 @@ class VqaScore:
 
 @dataclass(frozen=True)
 class VqaScoreSettings:
-    """Which model, and what it is asked.
-
-    Args:
-        checkpoint: a folder or hub repository of a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or one that is called as they are.
-        template: the question, with {} where the prompt goes (linzhiqiu/t2v_metrics since 3.1).
-        answers: the spellings that count as yes; those that are no single token of the model are left out.
-        dtype: of the model; the softmax is float32's.
-        batch_size: pictures.
-    """
+    """Which model, and what it is asked."""
 
     checkpoint: str = "Qwen/Qwen2.5-VL-7B-Instruct"
+    """A folder or hub repository of a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or one that is called as they are."""
     template: str = 'Does this figure show "{}"? Please answer Yes or No.'
+    """The question, with {} where the prompt goes (linzhiqiu/t2v_metrics since 3.1)."""
     answers: tuple[str, ...] = ("Yes", "yes", " Yes", " yes")
+    """The spellings that count as yes; those that are no single token of the model are left out."""
     dtype: Dtype = "bfloat16"
-    batch_size: int = 8
+    """Of the model; the softmax is float32's."""
+    batch_size: BatchSize = 8
+    """Images that pass through the model at once."""
 
     def __post_init__(self) -> None:
         if self.template.count("{}") != 1:
             raise ValueError(f"template must hold {{}} once, where the prompt goes, got {self.template!r}.")
-        check_batch_size(self.batch_size)
+        bounds.check(self)
 
     def load(self, device: torch.device) -> VqaScore:
         """The model on the device.
@@ -143,8 +141,8 @@ def _single_tokens(processor: "ProcessorMixin", answers: Sequence[str], checkpoi
     return single
 
 
-def _weights(checkpoint: str, model: "PreTrainedModel") -> str:
+def _weights(checkpoint: str, model: "PreTrainedModel") -> dict[str, str]:
     """The SHA-256 of a folder's weights, or the commit of a hub repository."""
     if Path(checkpoint).is_dir():
-        return f"sha256 {files_hash(weight_files(Path(checkpoint)))}"
-    return f"commit {getattr(model.config, '_commit_hash', None)}"
+        return {"sha256": files_hash(weight_files(Path(checkpoint)))}
+    return {"commit": str(getattr(model.config, "_commit_hash", None))}

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,6 +30,19 @@ class Adapter(Protocol):
     def load(self, network: torch.nn.Module, state: Mapping[str, Tensor]) -> None: ...
 
 
+@runtime_checkable
+class Average(Protocol):
+    """An average of the trained weights over the steps, such as diffusers' EMAModel."""
+
+    shadow_params: list[Tensor]
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+    def to(self, device: torch.device) -> None: ...
+
+
 @dataclass(frozen=True)
 class State:
     """The moving parts of a run. `parts` have state_dict and load_state_dict: optimizer, schedule, gradient scaler."""
@@ -38,7 +50,7 @@ class State:
     network: torch.nn.Module
     adapter: Adapter
     parts: Mapping[str, Any]
-    ema: EMAModel | None
+    ema: Average | None
 
 
 def save_checkpoint(

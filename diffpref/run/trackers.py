@@ -2,7 +2,8 @@
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -35,6 +36,18 @@ def check_trackers(report_to: str) -> list[str]:
             remedy = "pip install 'diffpref[trackers]'" if name in EXTRA else f"pip install {name}"
             raise ValueError(f"report_to names {name!r}, whose package must be installed and is not: {remedy}")
     return names
+
+
+def start_trackers(accelerator: Accelerator, project: str, settings: Mapping[str, Any]) -> None:
+    """Start the trackers that the accelerator was made with, each with the run's flat settings."""
+    flat = {key: value if isinstance(value, int | float | str) else str(value) for key, value in settings.items()}
+    accelerator.init_trackers(project, config=flat)
+
+
+def finish_trackers(accelerator: Accelerator) -> None:
+    """End every tracker. Not `end_training`: it ends the process group too, which other runs of this program use."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
 
 
 def log_pictures(

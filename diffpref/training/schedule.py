@@ -1,14 +1,16 @@
 """Learning rates: their schedules by the names that the diffusers scripts use, and their scaling by the batch."""
 
 import torch
-from diffusers.optimization import get_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from diffpref.training.config import Optimization
+from diffpref.training.groups import Optimization
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, settings: Optimization) -> LRScheduler:
     """The learning-rate schedule in optimizer steps, stepped once for each, however many processes there are."""
+    # Here, so that the settings of a run are read without loading diffusers.
+    from diffusers.optimization import get_scheduler
+
     return get_scheduler(
         settings.lr_scheduler,
         optimizer=optimizer,

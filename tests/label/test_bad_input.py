@@ -118,7 +118,7 @@ def test_a_reward_that_fails_on_one_prompt_scores_the_others(tmp_path: Path) -> 
 def test_a_reward_with_the_wrong_count_stops_at_once(tmp_path: Path) -> None:
     make_world(tmp_path)
     config = config_of(tmp_path, rewards=[reward(tmp_path, "too_few")])
-    with pytest.raises(ValueError, match="too_few' returned 15 scores for 16 pictures: it must return one number a"):
+    with pytest.raises(ValueError, match="too_few' returned 15 scores for 16 images: it must return one number per"):
         label(config, say=quiet)
     drawn = lines(tmp_path / "drawn.log")
     label(config_of(tmp_path), say=quiet)

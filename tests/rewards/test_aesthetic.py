@@ -7,35 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffpref.rewards import find_reward
-from diffpref.rewards.aesthetic import LAYERS, Aesthetic, AestheticSettings, read_head
+from diffpref.rewards.aesthetic import Aesthetic, AestheticSettings, read_head
+from tests.rewards.small_aesthetic import head, save_head
 from tests.rewards.small_clip import PROMPTS, SIZE, add_small_architecture, pictures, small_open_clip
 
 NAME = "diffpref-tiny-aesthetic"
 PUBLISHED = Path(os.environ.get("DIFFPREF_TEST_DATA", "no data"), "laion-aesthetic-v2-linear.pth")
-
-
-def head(width: int, seed: int = 0) -> nn.Sequential:
-    """The published layers, dropouts and all (christophschuhmann/improved-aesthetic-predictor)."""
-    sizes = (width, 1024, 128, 64, 16, 1)
-    parts: dict[int, nn.Module] = {1: nn.Dropout(0.2), 3: nn.Dropout(0.2), 5: nn.Dropout(0.1)}
-    parts |= {
-        layer: nn.Linear(*pair) for layer, pair in zip(LAYERS, zip(sizes[:-1], sizes[1:], strict=True), strict=True)
-    }
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for part in parts.values():
-            if isinstance(part, nn.Linear):
-                part.reset_parameters()
-                part.weight.data *= 2
-    return nn.Sequential(*(parts[i] for i in range(8))).eval()
-
-
-def save_head(module: nn.Sequential, path: Path) -> Path:
-    torch.save({f"layers.{name}": tensor for name, tensor in module.state_dict().items()}, path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ def test_a_prompt_with_one_picture_is_refused_before_anything_is_scored(mine: Pa
     ensemble = find_reward("ensemble", settings={"rewards": rewards(mine, "broken")})
     with pytest.raises(ValueError, match="'lonely' has only one: score two or more"):
         ensemble(pictures((1, 1), (2, 2), (3, 3)), ["a", "lonely", "a"])
-    with pytest.raises(ValueError, match="broken.* returned nan for picture 0"):
+    with pytest.raises(ValueError, match="broken.* returned nan for image 0"):
         ensemble(pictures((1, 1), (2, 2)), ["a", "a"])
 
 

@@ -11,40 +11,16 @@ from torch import Tensor
 from diffpref.rewards import find_reward
 from diffpref.rewards.hpsv3 import QUESTION, Hpsv3, Hpsv3Settings
 from diffpref.rewards.qwen import resized, smart_size
-from tests.small_qwen import fill, picture, save_model
+from tests.rewards.small_hpsv3 import head, write_model
+from tests.small_qwen import picture, save_model
 
 PICTURES = [picture(448, 448, phase=0), picture(300, 200, phase=1), picture(64, 640, phase=2)]
 PROMPTS = ["a red cat", "the blue dog and the {cat}", "no"]
 
 
-def published(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The names of transformers 4.45, which HPSv3.safetensors has."""
-    short = {"model.language_model.": "model.", "model.visual.": "visual."}
-    return {
-        next((new + n[len(old) :] for old, new in short.items() if n.startswith(old)), n): t for n, t in tensors.items()
-    }
-
-
-def head() -> torch.nn.Sequential:
-    """The head alone, under the names that it is saved with."""
-    layers = [torch.nn.Linear(32, 1024), torch.nn.ReLU(), torch.nn.Dropout(0.05), torch.nn.Linear(1024, 16)]
-    module = torch.nn.Sequential(*layers, torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
-    fill(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base model's folder, its vocabulary padded as published, and HPSv3.safetensors of one token more than its
-    tokenizer."""
-    folder = tmp_path_factory.mktemp("hpsv3")
-    model = save_model(folder, "qwen2_vl")
-    model.resize_token_embeddings(model.config.text_config.vocab_size + 1)
-    fill(model)
-    tensors = published({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
-    tensors |= {f"rm_head.{name}": tensor for name, tensor in head().state_dict().items()}
-    save_file(tensors, folder / "HPSv3.safetensors")
-    return folder
+    return write_model(tmp_path_factory.mktemp("hpsv3"))
 
 
 def load(folder: Path, **settings: object) -> Hpsv3:

@@ -137,7 +137,7 @@ def test_batches_and_order_change_nothing(reward: BlipReward, files: Path) -> No
     torch.testing.assert_close(reward.score(images[::-1], prompts[::-1]), scores.flip(0), atol=1e-5, rtol=0)
     assert scores.unique().numel() == 5
     assert reward.score([], []).shape == (0,)
-    with pytest.raises(ValueError, match="got 1 for 2 pictures"):
+    with pytest.raises(ValueError, match="got 1 for 2 images"):
         reward.score(images[:2], prompts[:1])
 
 

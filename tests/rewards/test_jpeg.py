@@ -57,5 +57,5 @@ def test_no_odds_and_no_such_quality() -> None:
     assert isinstance(scorer, Scorer) and scorer.score([], []).shape == (0,)
     with pytest.raises(ValueError, match="'jpeg_compressibility' has no pair_logit: .* Use the order"):
         scorer.pair_logit(torch.ones(1), torch.zeros(1))
-    with pytest.raises(ValueError, match="quality must be in 1 to 100, got 0"):
+    with pytest.raises(ValueError, match=r"quality must be in \[1, 100\], got 0"):
         find_reward("jpeg_compressibility", settings={"quality": 0})

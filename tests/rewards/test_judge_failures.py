@@ -46,7 +46,7 @@ def test_what_is_never_readable_is_nan() -> None:
     with serving(lambda question: "hm" if level(question) == [1] else points(2, 2, 2)) as server:
         reward = find_reward("vlm_judge", settings={"endpoint": server.url, "model": "judge", "retries": 2})
         equal(reward.measure(grey(1, 2), ["a", "b"]), NAN, 2)
-        with pytest.raises(ValueError, match="'vlm_judge' returned nan for picture 0"):
+        with pytest.raises(ValueError, match="'vlm_judge' returned nan for image 0"):
             reward(grey(1, 2), ["a", "b"])
     assert len(server.questions) == 8
 
@@ -147,12 +147,13 @@ def test_what_is_loaded_and_its_provenance(monkeypatch: pytest.MonkeyPatch) -> N
     assert [headers["Authorization"] for headers in server.headers] == ["Bearer sk-secret"] * 2
     assert "secret" not in repr(reward.provenance) + repr(reward.settings)
     expected = {
+        "scorer": "vlm_judge",
+        "checkpoint": "CodeGoat24/UnifiedReward-2.0",
         "model": "judge",
-        "served": "CodeGoat24/UnifiedReward-2.0",
         "endpoint": server.url,
         "template": "unified_reward_points",
         "unit": "points: mean of Alignment Score, Coherence Score, Style Score",
-        "pictures": "jpeg, quality 95",
+        "preprocessing": "jpeg, quality 95",
         "sampling": "temperature 0, max_tokens 4096, seed 0",
     }
     assert {key: reward.provenance[key] for key in expected} == expected
@@ -202,14 +203,14 @@ def test_a_key_is_not_carried_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None
         ({"endpoint": "http://host/?api_key=secret"}, "without credentials or a query"),
         ({"template": "unified_reward_flx"}, "Perhaps you meant 'unified_reward_flex'"),
         ({"template": "Rate {prompt}."}, "needs mode: pairs, or mode: points and dimensions"),
-        ({"template": "Rate {prompt}.", "mode": "points"}, "needs mode: pairs, or mode: points and dimensions"),
+        ({"template": "Rate {prompt}.", "mode": "points"}, r"a template of points needs dimensions: \[NAME, ...\]"),
         ({"mode": "pairs"}, "unified_reward_points is a template of points with dimensions of its own"),
         ({"dimension": "Style"}, r"dimension must be one of \['Alignment Score', .*got 'Style'"),
         ({"retries": -1}, "retries must be 0 or above, got -1"),
         ({"concurrency": 0}, "concurrency must be 1 or above, got 0"),
-        ({"timeout": 0.0}, "timeout must be above 0 seconds, got 0.0"),
-        ({"quality": 101}, "quality must be 100 or below, got 101"),
-        ({"temperature": NAN}, "temperature must be 0 or above, got nan"),
+        ({"timeout": 0.0}, r"timeout must be in \(0, inf\), got 0.0"),
+        ({"quality": 101}, r"quality must be in \[1, 100\], got 101"),
+        ({"temperature": NAN}, r"temperature must be in \[0, inf\), got nan"),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, object], message: str) -> None:

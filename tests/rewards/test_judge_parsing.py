@@ -1,10 +1,12 @@
 """Judges' replies, good and bad, as numbers; and that the questions are the published ones."""
 
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
 
-from diffpref.rewards.judge_parsing import TEMPLATES
+from diffpref.rewards.judge_published import TEMPLATES
+from diffpref.rewards.judge_templates import PairsTemplate, PointsTemplate
 from tests.rewards.judge_server import points
 
 
@@ -28,7 +30,9 @@ from tests.rewards.judge_server import points
     ],
 )
 def test_points_in_a_reply(reply: str, expected: float | None) -> None:
-    found = TEMPLATES["unified_reward_points"].points(reply)
+    template = TEMPLATES["unified_reward_points"]
+    assert isinstance(template, PointsTemplate)
+    found = template.points(reply)
     assert (found and found["Alignment Score"]) == expected
 
 
@@ -53,7 +57,8 @@ def test_points_in_a_reply(reply: str, expected: float | None) -> None:
     ],
 )
 def test_the_winner_in_a_reply(reply: str, expected: float | None) -> None:
-    assert TEMPLATES["unified_reward_flex"].first_is_better(reply) == expected
+    template = TEMPLATES["unified_reward_flex"]
+    assert isinstance(template, PairsTemplate) and template.first_is_better(reply) == expected
 
 
 @pytest.mark.parametrize(
@@ -70,8 +75,10 @@ def test_the_better_of_relative_scores(numbers: tuple[float, ...], dimension: st
     """The first reply is the published example of UnifiedReward 2.0, to four digits."""
     lines = "Alignment Score:\n Image 1: {}\n Image 2: {}\n\nCoherence Score:\n Image 1: {}\n Image 2: {}\n\n"
     reply = (lines + "Style Score:\n Image 1: {}\n Image 2: {}\n").format(*numbers)
-    assert TEMPLATES["unified_reward_pairs"].first_is_better(reply, dimension) == expected
-    assert TEMPLATES["unified_reward_pairs"].first_is_better(reply.replace("Image 2", "Image 3")) is None
+    template = TEMPLATES["unified_reward_pairs"]
+    assert isinstance(template, PairsTemplate)
+    assert replace(template, dimension=dimension).first_is_better(reply) == expected
+    assert template.first_is_better(reply.replace("Image 2", "Image 3")) is None
 
 
 @pytest.mark.parametrize(

@@ -12,60 +12,23 @@ from torch import Tensor
 from diffpref.rewards import find_reward
 from diffpref.rewards.mps import MPS, OVERALL, MPSSettings
 from diffpref.rewards.mps_cross import rotary_angles, rotate
-from tests.rewards.small_clip import LOG_100, PROMPTS, TOKENIZER, pictures, save_rule, shake, small_config
+from tests.rewards.small_clip import LOG_100, PROMPTS, pictures, small_config
+from tests.rewards.small_mps import HEADS, all_tensors, small_clip, write_processor
 
-WIDTH, HEADS, PATCHES = 128, 2, 17
+PATCHES = 17
 CPU = torch.device("cpu")
 CONDITION = "colour, hands, cats"
-
-
-def cross_tensors(generator: torch.Generator) -> dict[str, Tensor]:
-    """The published names and shapes (Kwai-Kolors/MPS:trainer/models/cross_modeling.py), in random numbers."""
-    inverse = 1 / 10000 ** (torch.arange(0, 64, 2) / 64)
-    found: dict[str, Tensor] = {}
-    for layer in range(4):
-        read, own = f"cross_model.layers.{layer}.0.fn", f"cross_model.layers.{layer}.1.fn"
-        shapes = {
-            f"{read}.to_q.weight": (64 * HEADS, WIDTH),
-            f"{read}.to_kv.weight": (128, WIDTH),
-            f"{read}.to_out.weight": (WIDTH, 64 * HEADS),
-            f"{read}.ff.0.weight": (8 * WIDTH, WIDTH),
-            f"{read}.ff.2.weight": (WIDTH, 4 * WIDTH),
-            f"{own}.fused_attn_ff_proj.weight": (64 * HEADS + 128 + 8 * WIDTH, WIDTH),
-            f"{own}.attn_out.weight": (WIDTH, 64 * HEADS),
-            f"{own}.ff_out.1.weight": (WIDTH, 4 * WIDTH),
-        }
-        found |= {k: torch.randn(s, generator=generator) * 1.5 / s[1] ** 0.5 for k, s in shapes.items()}
-        for part in (read, own):
-            found[f"{part}.norm.weight"] = 1 + 0.1 * torch.randn(WIDTH, generator=generator)
-            found[f"{part}.norm.bias"] = torch.zeros(WIDTH)
-        found[f"{own}.rotary_emb.inv_freq"] = inverse.clone()
-    return found
 
 
 @pytest.fixture(scope="module")
 def processor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP's folder without weights, as the published processor is used."""
-    folder = tmp_path_factory.mktemp("mps")
-    small_config(projection=WIDTH).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(TOKENIZER / name, folder)
-    save_rule(folder)
-    return folder
-
-
-def small_clip():
-    from transformers import CLIPModel
-
-    model = CLIPModel(small_config(projection=WIDTH))
-    shake(model, 5)
-    return model.eval()
+    return write_processor(tmp_path_factory.mktemp("mps"))
 
 
 @pytest.fixture(scope="module")
 def tensors() -> dict[str, Tensor]:
-    clip = {f"model.{name}": tensor for name, tensor in small_clip().state_dict().items()}
-    return {**clip, **cross_tensors(torch.Generator().manual_seed(6))}
+    return all_tensors()
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +134,7 @@ def test_a_score_does_not_hang_on_its_batch(file: Path) -> None:
     torch.testing.assert_close(scores, one_by_one, atol=1e-3, rtol=0)
     torch.testing.assert_close(reward(images[::-1], PROMPTS[::-1]).flip(0), scores, atol=1e-3, rtol=0)
     assert reward([], []).shape == (0,)
-    with pytest.raises(ValueError, match="got 1 for 6 pictures"):
+    with pytest.raises(ValueError, match="got 1 for 6 images"):
         load(file).score(images, PROMPTS[:1])
 
 

@@ -72,9 +72,9 @@ def test_by_name_batched_and_in_any_order(folder: Path, expected: torch.Tensor) 
     torch.testing.assert_close(one_by_one, expected, atol=4e-4, rtol=0)
     torch.testing.assert_close(reward(images[::-1], PROMPTS[::-1]).flip(0), one_by_one, atol=4e-4, rtol=0)
     assert len(reward([], [])) == 0
-    with pytest.raises(ValueError, match="got 1 for 6 pictures"):
+    with pytest.raises(ValueError, match="got 1 for 6 images"):
         reward(images, PROMPTS[:1])
-    with pytest.raises(ValueError, match="got 1 for 6 pictures"):
+    with pytest.raises(ValueError, match="got 1 for 6 images"):
         load(folder).score(images, PROMPTS[:1])
 
 
@@ -166,7 +166,7 @@ def test_the_folders_picture_rule_is_used_or_refused(folder: Path, copy: Path) -
         with pytest.raises(ValueError, match="must ask for bicubic"):
             load(copy)
     save_rule(copy, size=40, crop_size=40)
-    with pytest.raises(ValueError, match="cuts pictures to 40 x 40 pixels, and the model takes 32 x 32"):
+    with pytest.raises(ValueError, match="cuts images to 40 x 40 pixels, and the model takes 32 x 32"):
         load(copy)
 
 

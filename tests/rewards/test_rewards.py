@@ -108,19 +108,19 @@ def test_any_sequence_of_numbers_will_do(answer: object) -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ([1.0], "returned 1 scores for 2 pictures"),
-        ([1.0, 2.0, 3.0], "returned 3 scores for 2 pictures"),
-        ([1.0, float("nan")], "returned nan for picture 1 .'b'."),
-        ([float("-inf"), 1.0], "returned -inf for picture 0"),
-        ([1e300, 1.0], "returned inf for picture 0 .*float32"),
-        (["1", "2"], "returned str '1' for picture 0"),
+        ([1.0], "returned 1 scores for 2 images"),
+        ([1.0, 2.0, 3.0], "returned 3 scores for 2 images"),
+        ([1.0, float("nan")], "returned nan for image 1 .'b'."),
+        ([float("-inf"), 1.0], "returned -inf for image 0"),
+        ([1e300, 1.0], "returned inf for image 0 .*float32"),
+        (["1", "2"], "returned str '1' for image 0"),
         ("12", "returned str '12'"),
         ({1: 1, 2: 2}, "returned dict"),
         (None, "returned NoneType"),
         (3.0, "returned float"),
         (torch.tensor(3.0), "returned float"),
-        (np.ones((2, 1)), r"returned list \[1.0\] for picture 0"),
-        ([None, 1.0], "returned NoneType None for picture 0"),
+        (np.ones((2, 1)), r"returned list \[1.0\] for image 0"),
+        ([None, 1.0], "returned NoneType None for image 0"),
     ],
 )
 def test_a_wrong_answer_is_refused(answer: object, message: str) -> None:
@@ -132,12 +132,12 @@ def test_every_call_is_checked_and_gradients_are_off() -> None:
     answers = iter([[1.0], [2.0], []])
     reward = CheckedReward("mine", lambda images, prompts: next(answers) if not torch.is_grad_enabled() else None)
     assert reward(grey(0), [""]).tolist() == [1.0] and reward(grey(0), [""]).tolist() == [2.0]
-    with pytest.raises(ValueError, match="returned 0 scores for 1 pictures"):
+    with pytest.raises(ValueError, match="returned 0 scores for 1 images"):
         reward(grey(0), [""])
 
 
 def test_not_one_prompt_a_picture_is_refused() -> None:
-    with pytest.raises(ValueError, match="got 1 for 2 pictures"):
+    with pytest.raises(ValueError, match="got 1 for 2 images"):
         checked([0.0, 0.0])(grey(0, 0), [""])
 
 

@@ -129,7 +129,7 @@ def test_compare() -> None:
         equal(reward.compare(grey(9, 3, 5), grey(3, 9, 5), ["a", "a", "b"]), 1, 0, 0.5)
         with pytest.raises(ValueError, match="compare needs a judge of pairs"):
             judge(server.url).compare(grey(9), grey(3), ["a"])
-        with pytest.raises(ValueError, match="one prompt a picture, got 1 for 2 pictures"):
+        with pytest.raises(ValueError, match="one prompt per image, got 1 for 2 images"):
             reward.compare(grey(9), grey(3, 4), ["a"])
 
 
@@ -144,7 +144,7 @@ def test_an_unreadable_duel_leaves_its_pictures_without_a_score() -> None:
 
 def test_one_picture_of_a_prompt_has_no_duel() -> None:
     with serving(brighter) as server:
-        with pytest.raises(ValueError, match="two pictures of a prompt or more in one call, got one of 'b'"):
+        with pytest.raises(ValueError, match="two images of a prompt or more in one call, got one of 'b'"):
             flex(server.url).score(grey(1, 2, 3), ["a", "a", "b"])
         assert not server.questions
 

@@ -4,7 +4,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
+
+from diffpref.settings import bounds
 
 HELP = """usage: diffpref reward {train,evaluate} [--help]
 
@@ -35,8 +39,8 @@ class Evaluate:
     max_rows: int | None = None
     """Use the first rows only."""
     on_bad_row: Literal["error", "skip"] = "error"
-    batch_size: int = 16
-    """Rows whose pictures are decoded and scored at once."""
+    batch_size: Annotated[int, Ge(1)] = 16
+    """Rows whose images are decoded and scored at once."""
     device: str = ""
     """Where the reward computes; by default a GPU if there is one."""
     output: Path | None = None
@@ -75,12 +79,11 @@ def train(arguments: list[str]) -> int:
 
 
 def evaluate(arguments: list[str]) -> int:
-    """Parse the settings, score every picture and print the figures."""
+    """Parse the settings, score every image and print the figures."""
     import tyro
 
     options = tyro.cli(Evaluate, args=arguments, prog="diffpref reward evaluate")
-    if options.batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or above, got {options.batch_size}.")
+    bounds.check(options)
     import torch
 
     from diffpref.data.preferences import read_preferences

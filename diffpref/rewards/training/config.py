@@ -1,15 +1,19 @@
 """The settings of a reward's training run, as typed groups; every field name is unique, so that keys are flat.
 
-Names that the trainer of diffusion models also has (diffpref/config.py) mean the same here.
+Names that the trainer of diffusion models also has (diffpref/training/config.py) mean the same here.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from diffpref.rewards.training.losses import LossName
+from annotated_types import Ge
+
+from diffpref.rewards.training.labels import LABELS, Labels, OrderLabels
+from diffpref.rewards.training.losses import LOSSES, Loss, PickScoreLoss
+from diffpref.rewards.training.tunings import TUNINGS, FullTuning, Tuning
 from diffpref.settings.axis import Axis
-from diffpref.training.config import Optimization
+from diffpref.training.groups import Optimization
 from diffpref.training.optimizers import OPTIMIZERS, AdamW, Optimizer
 
 
@@ -31,44 +35,24 @@ class Pairs:
     dataset_split: str = "train"
     columns: tuple[str, ...] = ()
     """Column names that differ from the schema's, as prompt=my_caption chosen=better; of the validation data too."""
-    max_train_samples: int | None = None
+    max_train_samples: Annotated[int, Ge(1)] | None = None
     """Use the first rows only."""
     on_bad_row: Literal["error", "skip"] = "error"
-    """Stop at a bad row, or leave it out and count it. A picture that cannot be decoded always stops the run."""
+    """Stop at a bad row, or leave it out and count it. An image that cannot be decoded always stops the run."""
     lists: Literal["all", "best_worst"] = "all"
     """Which pairs a ranked list gives."""
     ties: Literal["keep", "drop"] = "keep"
-    """Rows whose pictures are equally good: learn that (PickScore), or leave them out (HPSv2's data has none)."""
-    labels: Literal["order", "scores"] = "order"
-    """Order: 1 and 0, or 0.5 twice for a tie. Scores: the two scores are probabilities, as shares of votes are."""
-    dataloader_num_workers: int = 0
-    """Processes that decode pictures, for each process of the run; the pairs and their order do not depend on it."""
+    """Rows whose images are equally good: learn that (PickScore), or leave them out (HPSv2's data has none)."""
+    dataloader_num_workers: Annotated[int, Ge(0)] = 0
+    """Processes that decode images, for each process of the run; the pairs and their order do not depend on it."""
 
 
 @dataclass(frozen=True)
-class Criterion:
-    """What is minimised."""
+class Towers:
+    """How the CLIP is trained, whatever of its towers is."""
 
-    loss: LossName = "pickscore"
-    """Pickscore: a mean over the step's pairs, each prompt weighing the same. Hps: a sum over each process's pairs."""
     train_logit_scale: bool = True
-    """Learn the factor of the cosine, too. With hps it is kept in [1, 100] after each step, as published."""
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What is trained."""
-
-    adapter: Literal["lora", "full"] = "full"
-    """All weights, or LoRA, which is merged into the output; the adapter is kept beside it."""
-    rank: int = 16
-    """Rank of the LoRA matrices; alpha equals it, so the effective scale is 1."""
-    lora_target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
-    """Names of the layers that get LoRA, in both towers."""
-    trained_vision_layers: int | None = None
-    """Full: train the vision tower's last layers only, with its last norm and projection; 0 trains none of it."""
-    trained_text_layers: int | None = None
-    """The same for the text tower."""
+    """Learn the factor of the cosine, too. With loss hps it is kept in [1, 100] after each step, as published."""
     decay_vectors: bool = False
     """Apply weight decay to biases, norms and logit_scale too, as PickScore's code does and HPSv2's does not."""
     gradient_checkpointing: bool = False
@@ -86,11 +70,11 @@ class Run:
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Precision of the two towers; scores and loss are float32 always."""
     allow_tf32: bool = False
-    checkpointing_steps: int = 500
-    checkpoints_total_limit: int | None = None
+    checkpointing_steps: Annotated[int, Ge(1)] = 500
+    checkpoints_total_limit: Annotated[int, Ge(1)] | None = None
     resume_from_checkpoint: str | None = None
     """`latest`, or the name of a checkpoint in the output directory."""
-    logging_steps: int = 10
+    logging_steps: Annotated[int, Ge(1)] = 10
     """Training steps between two lines of metrics.jsonl."""
     report_to: str = "none"
     """Trackers, comma separated: tensorboard, wandb, trackio. metrics.jsonl and report.html are always written."""
@@ -104,9 +88,9 @@ class Validation:
     validation_dataset_name: str = ""
     """As dataset_name; without it the last weights are kept."""
     validation_split: str = "train"
-    max_validation_samples: int | None = None
-    validation_steps: int = 100
-    validation_batch_size: int = 16
+    max_validation_samples: Annotated[int, Ge(1)] | None = None
+    validation_steps: Annotated[int, Ge(1)] = 100
+    validation_batch_size: Annotated[int, Ge(1)] = 16
     """Pairs that pass through the towers at once, for each process."""
 
 
@@ -116,8 +100,10 @@ class RewardConfig:
 
     base: Base = field(default_factory=Base)
     pairs: Pairs = field(default_factory=Pairs)
-    criterion: Criterion = field(default_factory=Criterion)
-    tuning: Tuning = field(default_factory=Tuning)
+    labels: Annotated[Labels, Axis("labels", LABELS)] = field(default_factory=OrderLabels)
+    loss: Annotated[Loss, Axis("loss", LOSSES)] = field(default_factory=PickScoreLoss)
+    tuning: Annotated[Tuning, Axis("adapter", TUNINGS)] = field(default_factory=FullTuning)
+    towers: Towers = field(default_factory=Towers)
     optimizer: Annotated[Optimizer, Axis("optimizer", OPTIMIZERS)] = field(default_factory=AdamW)
     optimization: Optimization = field(default_factory=Optimization)
     run: Run = field(default_factory=Run)

@@ -1,12 +1,11 @@
-"""Pairs of pictures as a CLIP is trained on them: labels, weights, and batches that are decoded on demand.
+"""Pairs of images as a CLIP is trained on them: labels, weights, and batches that are decoded on demand.
 
-Axes: n pairs, 2 the pictures of a pair, s the square's side in pixels, l tokens.
+Axes: n pairs, 2 the images of a pair, s the square's side in pixels, l tokens.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +21,8 @@ from diffpref.data.rows import Preferences
 from diffpref.files.identity import sha256
 from diffpref.rewards.clip_hf import Processor
 from diffpref.rewards.training.config import Pairs
-from diffpref.run.randomness import index_at
+from diffpref.rewards.training.labels import Labels, labels_of
+from diffpref.run.randomness import index_at, positions_of
 
 
 @dataclass(frozen=True)
@@ -42,66 +42,46 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class PairData:
-    """Preferences between two pictures each."""
+    """Preferences between two images each."""
 
     pairs: Preferences
     labels: Float[Tensor, "n 2"]
-    """The probability that each picture is the preferred one."""
+    """The probability that each image is the preferred one."""
     weights: Float[Tensor, " n"]
     """1 / the number of pairs with the same prompt, in float64."""
     fingerprint: str
-    """Of the prompts and labels in their order; the pictures' bytes are not read for it."""
+    """Of the prompts and labels in their order; the images' bytes are not read for it."""
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def batch(self, indices: Sequence[int], processor: Processor) -> PairBatch:
-        """These pairs, with pictures preprocessed by the very rule that the PickScore reward has.
+        """These pairs, with images preprocessed by the very rule that the PickScore reward has.
 
         Raises:
-            ValueError: a picture that is missing or cannot be decoded; names the row.
+            ValueError: an image that is missing or cannot be decoded; names the row.
         """
         rows = [self.pairs[index] for index in indices]
-        pictures = []
+        images = []
         for row in rows:
             try:
-                pictures += [decode(image) for image in row.images]
+                images += [decode(image) for image in row.images]
             except BadRow as problem:
                 remedy = "`diffpref data validate` finds all such rows, `diffpref data convert` leaves them out."
                 raise ValueError(f"{row.where}: {problem} {remedy}") from None
-        pixels = processor.rule(pictures, torch.device("cpu")).unflatten(0, (len(rows), 2))
+        pixels = processor.rule(images, torch.device("cpu")).unflatten(0, (len(rows), 2))
         ids = processor.tokens([row.prompt for row in rows])
         where = torch.tensor(list(indices))
         return PairBatch(pixels, ids, self.labels[where].float(), self.weights[where].float())
 
 
-def labels_of(
-    scores: Sequence[tuple[float, ...]], kind: Literal["order", "scores"], source: str
-) -> Float[Tensor, "n 2"]:
-    """The probability that each of two pictures is preferred, in float64.
+def read_pairs(
+    settings: Pairs, labels: Labels, source: str, *, split: str = "train", max_rows: int | None = None
+) -> PairData:
+    """The pairs of a source, none of whose images is decoded yet.
 
     Args:
-        scores: two for each pair, higher is better.
-        kind: "order" reads which is higher, "scores" takes them as the probabilities.
-
-    Raises:
-        ValueError: "scores" that are no probabilities, or nothing but ties.
-    """
-    given = torch.tensor([list(pair) for pair in scores], dtype=torch.float64).reshape(-1, 2)
-    bad = torch.where((given < 0).any(1) | ((given.sum(1) - 1).abs() > 1e-6))[0]
-    if kind == "scores" and len(bad):
-        raise ValueError(
-            f"{source}: labels: scores needs two probabilities that sum to 1 in each row, got {scores[int(bad[0])]}; "
-            "with labels: order only which score is higher matters."
-        )
-    labels = given if kind == "scores" else 0.5 + 0.5 * torch.sign(given - given.flip(1))
-    if not len(labels) or (labels[:, 0] == labels[:, 1]).all():
-        raise ValueError(f"{source}: all {len(labels)} pairs are ties: there is no preference in them to learn from.")
-    return labels
-
-
-def read_pairs(settings: Pairs, source: str, split: str, max_rows: int | None) -> PairData:
-    """The pairs of a source, none of whose pictures is decoded yet.
+        settings: how its rows are read; the source, its split and `max_rows` are those given here.
 
     Raises:
         ValueError: no source, no known schema, a bad row, no row left, or no preference in the labels.
@@ -115,33 +95,29 @@ def read_pairs(settings: Pairs, source: str, split: str, max_rows: int | None) -
         ties=settings.ties,
     )
     pairs = as_pairs(pairs, lists=settings.lists, ties=settings.ties)
-    labels = labels_of(pairs.scores, settings.labels, source)
+    probabilities = labels_of(pairs.scores, labels, source)
     prompts = [pairs.prompt(position) for position in range(len(pairs))]
     counts = Counter(prompts)
     weights = torch.tensor([1 / counts[prompt] for prompt in prompts], dtype=torch.float64)
-    fingerprint = sha256("\0".join(prompts).encode() + labels.numpy().tobytes())[:16]
-    return PairData(pairs, labels, weights, fingerprint)
-
-
-def positions_of(step: int, part: int, *, size: int, accumulation: int, rank: int, processes: int) -> range:
-    """Where a batch lies in the run's order: batch 1 x accumulation 8 sees the pairs that batch 8 does."""
-    start = ((step * accumulation + part) * processes + rank) * size
-    return range(start, start + size)
+    fingerprint = sha256("\0".join(prompts).encode() + probabilities.numpy().tobytes())[:16]
+    return PairData(pairs, probabilities, weights, fingerprint)
 
 
 def order(
-    seed: int, count: int, steps: range, *, size: int, accumulation: int, rank: int, processes: int
+    seed: int, count: int, steps: range, *, size: int, accumulation: int, share: tuple[int, int]
 ) -> list[list[int]]:
-    """The pairs of each batch of one process, `accumulation` batches a step; each epoch is a permutation of its own."""
-    parts = [(step, part) for step in steps for part in range(accumulation)]
+    """The pairs of each batch of one process, `accumulation` batches a step; each epoch is a permutation of its own.
+
+    Args:
+        size: pairs in a batch.
+        share: (this process, how many processes)."""
     return [
         [
             index_at(seed, position, count)
-            for position in positions_of(
-                step, part, size=size, accumulation=accumulation, rank=rank, processes=processes
-            )
+            for position in positions_of(step, part, size=size, accumulation=accumulation, share=share)
         ]
-        for step, part in parts
+        for step in steps
+        for part in range(accumulation)
     ]
 
 

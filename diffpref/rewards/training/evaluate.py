@@ -1,6 +1,6 @@
 """How well does a reward predict preferences? Accuracy, log-loss, and PickScore's rule for ties; for any reward.
 
-Axes: n pairs, 2 the pictures of a pair.
+Axes: n pairs, 2 the images of a pair.
 """
 
 import math
@@ -45,13 +45,13 @@ class Predictions:
 
 
 def predict(reward: CheckedReward, preferences: Preferences, *, batch_size: int) -> Predictions:
-    """The reward's predictions for every two pictures of each row; each picture is scored once.
+    """The reward's predictions for every two images of each row; each image is scored once.
 
     Args:
-        batch_size: rows whose pictures are decoded and scored at once.
+        batch_size: rows whose images are decoded and scored at once.
 
     Raises:
-        ValueError: a picture that is missing or cannot be decoded, or what the reward refuses.
+        ValueError: an image that is missing or cannot be decoded, or what the reward refuses.
     """
     first: list[float] = []
     second: list[float] = []
@@ -59,13 +59,13 @@ def predict(reward: CheckedReward, preferences: Preferences, *, batch_size: int)
     prompts: list[str] = []
     for start in range(0, len(preferences), batch_size):
         rows = [preferences[p] for p in range(start, min(start + batch_size, len(preferences)))]
-        pictures = []
+        images = []
         for row in rows:
             try:
-                pictures += [decode(picture) for picture in row.images]
+                images += [decode(image) for image in row.images]
             except BadRow as problem:
                 raise ValueError(f"{row.where}: {problem}") from None
-        scores = reward(pictures, [row.prompt for row in rows for _ in row.images]).tolist()
+        scores = reward(images, [row.prompt for row in rows for _ in row.images]).tolist()
         for row in rows:
             own, scores = scores[: len(row.images)], scores[len(row.images) :]
             for i, j in combinations(range(len(own)), 2):

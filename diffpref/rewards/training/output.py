@@ -1,6 +1,5 @@
-"""What a reward's training run writes beside its checkpoints: provenance, the reward, metrics, a report."""
+"""What a reward's training run writes besides its checkpoints: the reward and a report."""
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,11 +7,8 @@ from diffpref.files import atomic
 from diffpref.report.curves import read_metrics, series
 from diffpref.report.page import Page
 from diffpref.rewards.clip_hf import Processor
-from diffpref.rewards.training.config import RewardConfig, Run
-from diffpref.rewards.training.model import save_adapter, save_reward
-from diffpref.rewards.training.settings import to_mapping
-from diffpref.run.checkpoint import find_checkpoint
-from diffpref.run.environment import describe
+from diffpref.rewards.training.model import save_reward
+from diffpref.rewards.training.tunings import Tuning
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -27,44 +23,14 @@ CURVES = {
 }
 
 
-def check_output(run: Run) -> Path | None:
-    """The checkpoint to go on from, if any; raises ValueError where the folder holds another run."""
-    if run.resume_from_checkpoint is not None:
-        return find_checkpoint(run.output_dir, run.resume_from_checkpoint)
-    if (run.output_dir / "config.yaml").exists() and not run.overwrite_output_dir:
-        raise ValueError(
-            f"{run.output_dir} holds another run. Continue it with --resume_from_checkpoint latest, choose another "
-            "--output_dir, or delete what it wrote with --overwrite_output_dir."
-        )
-    return None
-
-
-def claim_output(config: RewardConfig, *, fresh: bool) -> None:
-    """Make the output directory this run's, and write config.yaml and environment.json.
-
-    Args:
-        fresh: whether what another run wrote there goes; not so where a checkpoint of it is continued."""
-    import yaml
-
-    folder = config.run.output_dir
-    if fresh and (folder / "config.yaml").exists():
-        for path in [path for pattern in OUTPUTS for path in folder.glob(pattern)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
-    atomic.write_json(folder / "environment.json", describe())
-
-
-def save_output(config: RewardConfig, clip: "CLIPModel", processor: Processor) -> None:
+def save_output(folder: Path, clip: "CLIPModel", tuning: Tuning, processor: Processor) -> None:
     """Write `model`, the reward in PickScore's format; `reward.yaml`, by which it is found; and LoRA's `adapter`."""
     import yaml
 
-    folder = config.run.output_dir
-    save_reward(clip, processor, folder / "model")
-    if config.tuning.adapter == "lora":
-        save_adapter(clip, folder / "adapter")
-    found = {"reward": "pickscore", "checkpoint": str(folder / "model"), "processor": ""}
-    atomic.write_text(folder / "reward.yaml", yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
+    save_reward(clip, tuning, processor, folder / "model")
+    tuning.save(clip, folder)
+    entry = {"reward": "pickscore", "checkpoint": str(folder / "model"), "processor": ""}
+    atomic.write_text(folder / "reward.yaml", yaml.safe_dump(entry, sort_keys=False, allow_unicode=True))
 
 
 def write_report(folder: Path, best: tuple[int, float] | None) -> None:

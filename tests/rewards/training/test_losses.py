@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from diffpref.rewards.training.data import labels_of
-from diffpref.rewards.training.losses import LossName, cross_entropy, entropy, share_of_step
+from diffpref.rewards.training.labels import OrderLabels, ScoreLabels, labels_of
+from diffpref.rewards.training.losses import LOSSES, PickScoreLoss, cross_entropy, entropy
 
 LABELS = torch.tensor([[1, 0], [0, 1], [0.5, 0.5], [0.8, 0.2], [0.35, 0.65], [0.5, 0.5]], dtype=torch.float64)
 
@@ -39,7 +39,7 @@ def test_closed_forms(margin: float) -> None:
     torch.testing.assert_close(excess, torch.tensor([*expected, tie], dtype=torch.float64), atol=1e-12, rtol=1e-12)
 
 
-def published(loss: LossName, scores: list[list[float]], labels: list[list[float]], counts: list[int]) -> float:
+def published(loss: str, scores: list[list[float]], labels: list[list[float]], counts: list[int]) -> float:
     """The published losses in plain numbers, one pair after the other."""
     total = 0.0
     for (a, b), (y0, y1), count in zip(scores, labels, counts, strict=True):
@@ -52,16 +52,16 @@ def published(loss: LossName, scores: list[list[float]], labels: list[list[float
 
 
 @pytest.mark.parametrize("loss", ["pickscore", "hps"])
-def test_the_step_of_one_process_is_the_published_loss(loss: LossName) -> None:
+def test_the_step_of_one_process_is_the_published_loss(loss: str) -> None:
     labels = LABELS[[0, 1, 2, 5]]
     scores, counts = some_scores()[[0, 1, 2, 5]], [1, 3, 3, 7]
     weights = 1 / torch.tensor(counts, dtype=torch.float64)
-    found = share_of_step(loss, scores, labels, weights=weights, total=weights.sum().item(), processes=1)
+    found = LOSSES[loss]().share_of_step(scores, labels, weights=weights, total=weights.sum().item(), processes=1)
     assert found.item() == pytest.approx(published(loss, scores.tolist(), labels.tolist(), counts), rel=1e-12)
 
 
 @pytest.mark.parametrize("loss", ["pickscore", "hps"])
-def test_gradients_averaged_over_processes(loss: LossName) -> None:
+def test_gradients_averaged_over_processes(loss: str) -> None:
     """Two processes of two batches each: what data parallelism averages is the whole batch's gradient for PickScore,
     and for HPSv2, whose every process sums its own pairs, half of the sum's."""
     scores = some_scores(1).requires_grad_()
@@ -69,8 +69,8 @@ def test_gradients_averaged_over_processes(loss: LossName) -> None:
     total = weights.sum().item()
 
     def part(rows: list[int], processes: int) -> Tensor:
-        args = (loss, scores[rows], LABELS[rows])
-        return share_of_step(*args, weights=weights[rows], total=total, processes=processes)
+        member = LOSSES[loss]()
+        return member.share_of_step(scores[rows], LABELS[rows], weights=weights[rows], total=total, processes=processes)
 
     (whole,) = torch.autograd.grad(part([0, 1, 2, 3, 4, 5], 1), scores)
     of_first, of_second = part([0, 4], 2) + part([2], 2), part([5], 2) + part([1, 3], 2)
@@ -79,19 +79,19 @@ def test_gradients_averaged_over_processes(loss: LossName) -> None:
 
 
 @pytest.mark.parametrize("loss", ["pickscore", "hps"])
-def test_gradients_are_those_of_finite_differences(loss: LossName) -> None:
+def test_gradients_are_those_of_finite_differences(loss: str) -> None:
     weights = torch.tensor([1, 0.5, 0.5, 1, 0.25, 1], dtype=torch.float64)
 
     def step(scores: Tensor) -> Tensor:
-        return share_of_step(loss, scores, LABELS, weights=weights, total=4.25, processes=2)
+        return LOSSES[loss]().share_of_step(scores, LABELS, weights=weights, total=4.25, processes=2)
 
     assert torch.autograd.gradcheck(step, some_scores(2).requires_grad_())
 
 
 def test_nothing_moves_where_the_scores_say_what_people_say() -> None:
     scores = LABELS.clamp(min=1e-300).log().requires_grad_()
-    loss = share_of_step(
-        "pickscore", scores, LABELS, weights=torch.ones(6, dtype=torch.float64), total=6.0, processes=1
+    loss = PickScoreLoss().share_of_step(
+        scores, LABELS, weights=torch.ones(6, dtype=torch.float64), total=6.0, processes=1
     )
     loss.backward()
     assert abs(loss.item()) < 1e-12 and scores.grad is not None and scores.grad.abs().max() < 1e-12
@@ -99,10 +99,10 @@ def test_nothing_moves_where_the_scores_say_what_people_say() -> None:
 
 def test_labels_by_order_and_by_scores() -> None:
     scores = [(3.0, -1.0), (0.2, 0.8), (5.0, 5.0)]
-    assert labels_of(scores, "order", "here").tolist() == [[1, 0], [0, 1], [0.5, 0.5]]
+    assert labels_of(scores, OrderLabels(), "here").tolist() == [[1, 0], [0, 1], [0.5, 0.5]]
     shares = [(0.25, 0.75), (0.5, 0.5)]
-    assert labels_of(shares, "scores", "here").tolist() == [[0.25, 0.75], [0.5, 0.5]]
+    assert labels_of(shares, ScoreLabels(), "here").tolist() == [[0.25, 0.75], [0.5, 0.5]]
     with pytest.raises(ValueError, match=r"here: labels: scores needs two probabilities .* got \(3.0, -1.0\)"):
-        labels_of(scores, "scores", "here")
+        labels_of(scores, ScoreLabels(), "here")
     with pytest.raises(ValueError, match="here: all 2 pairs are ties"):
-        labels_of([(1.0, 1.0), (0.0, 0.0)], "order", "here")
+        labels_of([(1.0, 1.0), (0.0, 0.0)], OrderLabels(), "here")

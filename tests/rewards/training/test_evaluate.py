@@ -154,7 +154,7 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     columns = {"prompt": ["a"], "chosen": [png(9)], "rejected": [b"none"]}
     datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "pairs.parquet")
     rows = read_preferences(tmp_path / "pairs.parquet")
-    with pytest.raises(ValueError, match="pairs.parquet row 0: .*not a picture"):
+    with pytest.raises(ValueError, match="pairs.parquet row 0: .*not an image"):
         predict(find_reward("emoji_hand"), rows, batch_size=4)
 
 
