@@ -1,4 +1,4 @@
-"""Inversion: from a picture up to the noised latent that leads to it, by DDIM inversion or ReNoise, on any path.
+"""Inversion: from an image up to the noised latent that leads to it, by DDIM inversion or ReNoise, on any path.
 
 The deterministic sampler carries x_s at level s down to x_p = (alpha_p / alpha_s) (x_s - sigma_s eps) + sigma_p eps,
 eps = eps(x_s, s). Inversion climbs from p to s, where eps is asked for at the latent that is sought. So it is
@@ -18,7 +18,7 @@ from diffpref.types import Backbone, Cond
 
 @runtime_checkable
 class Inverter(Protocol):
-    """What takes `invert`'s place in `inversion_probe`: x_t of every picture at its own t."""
+    """What takes `invert`'s place in `inversion_probe`: x_t of every image at its own t."""
 
     def __call__(
         self,
@@ -48,7 +48,7 @@ def invert(
     eta: float = 0.0,
     generator: Generators = None,
 ) -> Float[Tensor, " n *chw"]:
-    """x_t of every picture at its own t; the first level is the picture itself (alpha 1, sigma 0), the last exactly t.
+    """x_t of every image at its own t; the first level is the image itself (alpha 1, sigma 0), the last exactly t.
 
     All samples climb together, each on its own grid of `steps` levels, even in sigma / (alpha + sigma), so a batch
     costs steps * (renoise + 1) network calls whatever its times are.
@@ -59,8 +59,13 @@ def invert(
     - SmPO (Lu et al. 2025): renoise 1 with average, the mean of the estimates at both ends of the step. It is second
       order because the first estimate carries its own level's t; the published code gives both the source's t.
 
+    >>> invert(model, torch.tensor([[1.0], [2.0]]), torch.tensor([0.5, 0.8]), steps=10).shape
+    torch.Size([2, 1])
+
     Args:
         t: one time for each sample, in the path's own unit.
+        steps: levels from the image up to t, 1 or above; the published runs use 10.
+        renoise: how often each step's noise is estimated again, 0 or above.
         average: take the mean of all renoise + 1 estimates instead of the last one.
         eta: adds eta times the standard deviation of DDIM's posterior after each step; InPO's code uses 0.1.
         generator: for eta: one for the batch, or one for each sample, so that its noise does not depend on the batch.
@@ -83,6 +88,10 @@ def check_inversion(
 ) -> None:
     """Raise ValueError where `invert` cannot start.
 
+    >>> check_inversion(model.path, torch.ones(1, 1), torch.ones(1), steps=0, renoise=0, average=False, eta=0.0)
+    Traceback (most recent call last):
+    ValueError: steps must be 1 or above, got 0.
+
     That is: a t outside the path or not one for each sample, steps below 1, renoise or eta below 0, or average without
     renoise."""
     if t.shape != x0.shape[:1]:
@@ -99,7 +108,15 @@ def check_inversion(
 def levels(path: GaussianPath, t: Tensor, steps: int) -> list[Tensor]:
     """The levels that each sample climbs to, " n" each, even in sigma / (alpha + sigma); the last is t itself.
 
-    On a path of indices a small t has fewer levels below it than steps; then some steps stand still."""
+    On a path of indices a small t has fewer levels below it than steps; then some steps stand still.
+
+    >>> levels(model.path, torch.tensor([0.8]), steps=2)
+    [tensor([0.4000]), tensor([0.8000])]
+
+    Args:
+        t: one time for each sample, in the path's own unit.
+        steps: how many levels, 1 or above.
+    """
     share = path.share(t)
     inner = [path.at_share(share * (step / steps)).to(t.dtype) for step in range(1, steps)]
     return [*(torch.minimum(level, t) for level in inner), t]

@@ -18,7 +18,11 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def like(coefficient: Tensor, x: Tensor) -> Tensor:
-    """The coefficient of each sample, broadcast over the trailing axes of x, in at least x's precision."""
+    """The coefficient of each sample, broadcast over the trailing axes of x, in at least x's precision.
+
+    >>> like(torch.tensor([1.0, 2.0]), torch.ones(2, 4, 8, 8)).shape
+    torch.Size([2, 1, 1, 1])
+    """
     shaped = coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))
     return shaped.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
 
@@ -29,7 +33,12 @@ class GaussianPath:
 
     `at_share` is the way back: the t at which the noise's share sigma / (alpha + sigma), in [0, 1), is the given one
     (the nearest index on a path of indices). The share is t itself on the straight path, so grids that are even in it
-    are alike on all paths. `last` is the largest t."""
+    are alike on all paths. `last` is the largest t.
+
+    >>> path, t = rectified_flow(), torch.tensor([0.25])
+    >>> path.noise(torch.tensor([2.0]), torch.tensor([-1.0]), t), path.snr(t)
+    (tensor([1.2500]), tensor([9.]))
+    """
 
     alpha: Schedule
     sigma: Schedule
@@ -56,7 +65,7 @@ class GaussianPath:
     def to_x0(
         self, prediction: Float[Tensor, "*shape"], x_t: Float[Tensor, "*shape"], t: Tensor
     ) -> Float[Tensor, "*shape"]:
-        """The picture that prediction and x_t imply: (b x_t - sigma prediction) / (alpha b - sigma a)."""
+        """The image that prediction and x_t imply: (b x_t - sigma prediction) / (alpha b - sigma a)."""
         d = self._determinant(t)
         return self._mix(x_t, prediction, (self.b(t) / d, -self.sigma(t) / d))
 
@@ -68,7 +77,7 @@ class GaussianPath:
         return self._mix(x_t, prediction, (-self.a(t) / d, self.alpha(t) / d))
 
     def share(self, t: Tensor) -> Tensor:
-        """The noise's share sigma / (alpha + sigma), in [0, 1]: 0 is a clean picture, 1 is noise alone."""
+        """The noise's share sigma / (alpha + sigma), in [0, 1]: 0 is a clean image, 1 is noise alone."""
         alpha, sigma = self.alpha(t), self.sigma(t)
         return sigma / (alpha + sigma)
 
@@ -93,7 +102,12 @@ class GaussianPath:
 def variance_preserving(alphas_cumprod: Float[Tensor, " steps"], prediction: str = "epsilon") -> GaussianPath:
     """The DDPM path: alpha = sqrt(alphas_cumprod[t]), sigma = sqrt(1 - alphas_cumprod[t]); t is an integer index.
 
+    >>> path = variance_preserving(torch.tensor([0.99, 0.64]), prediction="v_prediction")
+    >>> path.target(torch.tensor([2.0]), torch.tensor([-1.0]), torch.tensor([1]))  # v = 0.8 * -1 - 0.6 * 2
+    tensor([-2.])
+
     Args:
+        alphas_cumprod: the cumulative product of 1 - beta_t, one number in [0, 1] for each index.
         prediction: "epsilon", "v_prediction" (v = alpha eps - sigma x0, Salimans & Ho 2022, app. D) or "sample" (x0).
 
     Raises:
@@ -134,7 +148,11 @@ def variance_preserving(alphas_cumprod: Float[Tensor, " steps"], prediction: str
 def rectified_flow() -> GaussianPath:
     """The straight path of SD3: x_t = (1 - t) x0 + t eps, velocity eps - x0; t in (0, 1), data at 0.
 
-    Source: Liu et al. 2022; Esser et al. 2024, eq. 13."""
+    Source: Liu et al. 2022; Esser et al. 2024, eq. 13.
+
+    >>> rectified_flow().target(torch.tensor([2.0]), torch.tensor([-1.0]), torch.tensor([0.25]))
+    tensor([-3.])
+    """
 
     def wide(t: Tensor) -> Tensor:
         # 1 - t in bfloat16 is 1 for every t below 0.002.
@@ -153,7 +171,17 @@ def rectified_flow() -> GaussianPath:
 def edm(sigma_data: float = 0.5) -> GaussianPath:
     """The EDM path: x = x0 + sigma eps, the network is the denoiser D(x; sigma); t is sigma itself, above 0.
 
-    `sigma_data` is checked here and used by the preconditioned network, not by the path (Karras et al. 2022)."""
+    Source: Karras et al. 2022.
+
+    >>> edm().noise(torch.tensor([2.0]), torch.tensor([-1.0]), torch.tensor([0.5]))
+    tensor([1.5000])
+
+    Args:
+        sigma_data: the standard deviation of the data, above 0; the preconditioned network uses it, not the path.
+
+    Raises:
+        ValueError: sigma_data is not above 0.
+    """
     if not sigma_data > 0:
         raise ValueError(f"sigma_data must be above 0, got {sigma_data}.")
     return GaussianPath(

@@ -26,7 +26,12 @@ def forward_probe(
     The candidates of a prompt normally share one eps (`eps[:, :1].expand_as(x0)`), as in the official Diffusion-DPO
     code; the paper's expectation (Wallace et al. 2023, eq. 14) draws it for each, at a higher variance.
 
+    >>> x0 = torch.ones(1, 2, 4)  # two candidates of one prompt
+    >>> forward_probe(policy.path, x0, torch.tensor([0.5]), torch.zeros(1, 1, 4).expand_as(x0)).target.unique()
+    tensor([-1.])
+
     Args:
+        x0: images or latents at unit scale, as the network takes them.
         t: one time for each prompt, in the path's own unit.
         eps: standard normal noise.
         cond: named tensors with first axis b.
@@ -62,7 +67,15 @@ def inversion_probe(
     tau = (x_t - alpha_t x0) / sigma_t takes the place of eps in the target (InPO and SmPO, both Lu et al. 2025).
     The arguments after t are `invert`'s; a list of generators has one for each of the b * k candidates.
 
+    >>> inversion_probe(reference, torch.ones(1, 2, 4), torch.tensor([0.5]), steps=10).x_t.shape
+    torch.Size([1, 2, 4])
+
     Args:
+        t: one time for each prompt, in the path's own unit.
+        steps: levels from the image up to t, 1 or above.
+        renoise: how often each step's noise is estimated again: 0 for InPO, 1 for SmPO.
+        average: take the mean of the estimates, as SmPO does.
+        eta: noise added after each step, in units of DDIM's posterior deviation.
         inverter: a function with `invert`'s arguments in its place, for instance that of the published scripts
             (`examples/official_inversion.py`), whose last level is not t.
 
@@ -93,7 +106,16 @@ def inverted_probe(
     t: Tensor,
     cond: Cond | None = None,
 ) -> Probe:
-    """The probe of candidates whose inverted latents x_t are known, for instance from a store."""
+    """The probe of candidates whose inverted latents x_t are known, for instance from a store.
+
+    >>> x0, t = torch.zeros(1, 2, 4), torch.tensor([0.5])
+    >>> inverted_probe(reference.path, x0, torch.ones(1, 2, 4), t).target.unique()  # tau = 1 / 0.5, tau - x0
+    tensor([2.])
+
+    Args:
+        x_t: the inverted latent of each candidate at its prompt's t.
+        t: one time for each prompt, in the path's own unit.
+    """
     tau = ((x_t - like(path.alpha(t), x0) * x0) / like(path.sigma(t), x0)).to(x_t.dtype)
     return Probe(x_t, path.target(x0, tau, t), t, _unit_weight(x0), dict(cond or {}))
 
@@ -114,8 +136,13 @@ def transition_probe(
     (gain / std)^2: the log-ratio of the errors is the mean over elements of log pi_policy - log pi_reference, as in
     D3PO's code (Yang et al. 2024, eq. 14), with no constant left over.
 
+    >>> x_t, x_s = torch.zeros(1, 2, 4), torch.ones(1, 2, 4)
+    >>> transition_probe(policy.path, x_t, x_s, torch.tensor([0.8]), torch.tensor([0.4])).weight
+    tensor([1.4000])
+
     Args:
-        t, s: the level of each prompt's step and the one below it; both above the clean end.
+        x_t, x_s: the stored latents of a step, before and after it.
+        t, s: the level of each prompt's step and the one below it, in the path's unit; both above the clean end.
         rule: the sampler that drew x_s; by default `Ancestral()`.
 
     Raises:

@@ -19,7 +19,11 @@ from diffpref.types import Backbone, Cond
 
 @dataclass(frozen=True)
 class Step:
-    """The Gaussian step of each sample, from t to s: mean keep x_t + gain F, standard deviation std; " n" each."""
+    """The Gaussian step of each sample, from t to s: mean keep x_t + gain F, standard deviation std; " n" each.
+
+    >>> Step(keep=torch.ones(1), gain=torch.zeros(1), std=torch.full((1,), 0.5)).std
+    tensor([0.5000])
+    """
 
     keep: Tensor
     gain: Tensor
@@ -44,9 +48,14 @@ def _combine(path: GaussianPath, t: Tensor, of_x0: Tensor, of_eps: Tensor) -> tu
 class Ancestral:
     """DDIM with noise (Song et al. 2021, eq. 12 and 16); at eta 1 DDPM's posterior, and EDM's ancestral step.
 
-    x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z, std = eta times the posterior's."""
+    x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z, std = eta times the posterior's.
+
+    >>> Ancestral(eta=0.5)(model.path, torch.tensor([0.8]), torch.tensor([0.4])).std
+    tensor([0.1972])
+    """
 
     eta: float = 1.0
+    """Noise of each step, in units of DDPM's posterior deviation; 0 is DDIM."""
 
     def __call__(self, path: GaussianPath, t: Tensor, s: Tensor) -> Step:
         std = self.eta * posterior_std(path, t, s)
@@ -59,9 +68,14 @@ class FlowSDE:
     """The reverse SDE of a straight path by Euler and Maruyama (Flow-GRPO, Liu et al. 2025, eq. 9 and 12).
 
     With v = eps - x0, dt = s - t < 0 and g = noise sqrt(t / (1 - t)), where s stands for t in the 1 - t of the first
-    step from t = 1:  mean = x (1 + g^2 dt / (2 t)) + v (1 + g^2 (1 - t) / (2 t)) dt,  std = g sqrt(-dt)."""
+    step from t = 1:  mean = x (1 + g^2 dt / (2 t)) + v (1 + g^2 (1 - t) / (2 t)) dt,  std = g sqrt(-dt).
+
+    >>> FlowSDE()(model.path, torch.tensor([0.5]), torch.tensor([0.25])).std
+    tensor([0.3500])
+    """
 
     noise: float = 0.7
+    """Noise of the SDE, in units of sqrt(t / (1 - t)); Flow-GRPO uses 0.7."""
 
     def __call__(self, path: GaussianPath, t: Tensor, s: Tensor) -> Step:
         # An index is no time, even where alpha is 0 or 1.
@@ -79,7 +93,12 @@ class FlowSDE:
 class Chain:
     """A sampled chain of each sample: latents[j] at times[j], and the log-density of each step under the sampler.
 
-    log_density[j] belongs to the step from times[j] to times[j + 1]: nats, mean over elements (as D3PO's code)."""
+    log_density[j] belongs to the step from times[j] to times[j + 1]: nats, mean over elements (as D3PO's code).
+
+    >>> chain = sample_chain(model, torch.zeros(1, 4), torch.tensor([0.8, 0.4, 0.2]))
+    >>> chain.latents.shape, chain.log_density.shape
+    (torch.Size([3, 1, 4]), torch.Size([2, 1]))
+    """
 
     latents: Float[Tensor, "s n *chw"]
     times: Tensor
@@ -89,7 +108,12 @@ class Chain:
 def log_density(
     step: Step, prediction: Float[Tensor, " n *chw"], x_t: Float[Tensor, " n *chw"], x_s: Float[Tensor, " n *chw"]
 ) -> Float[Tensor, " n"]:
-    """log N(x_s; keep x_t + gain prediction, std^2) in nats, mean over elements, float32 or better."""
+    """log N(x_s; keep x_t + gain prediction, std^2) in nats, mean over elements, float32 or better.
+
+    >>> one = torch.ones(1)
+    >>> log_density(Step(one, 0 * one, one), torch.zeros(1, 4), torch.zeros(1, 4), torch.zeros(1, 4))  # -log(2 pi) / 2
+    tensor([-0.9189])
+    """
     mean = like(step.keep, x_t) * x_t + like(step.gain, x_t) * prediction
     std = like(step.std, x_t)
     density = -((x_s - mean) / std).square() / 2 - std.log() - math.log(2 * math.pi) / 2
@@ -108,8 +132,12 @@ def sample_chain(
 ) -> Chain:
     """A chain from the noised latents x at times[0] down to times[-1], each step drawn from `rule`.
 
+    >>> sample_chain(model, torch.zeros(2, 4), torch.tensor([0.8, 0.4]), rule=Ancestral(eta=1.0)).times
+    tensor([0.8000, 0.4000])
+
     Args:
-        times: falling levels above the path's clean end, at least two, shared by the samples.
+        x: noised latents at times[0], scale included.
+        times: in the path's own unit, falling levels above the path's clean end, at least two, shared by the samples.
         rule: the sampler; by default `Ancestral()`.
         generator: one for the batch, or one for each sample.
 
@@ -133,7 +161,11 @@ def sample_chain(
 
 
 def finish(model: Backbone, chain: Chain, cond: Cond | None = None) -> Float[Tensor, " n *chw"]:
-    """The clean latents that a chain ends in: the denoiser's estimate at its last level, without noise."""
+    """The clean latents that a chain ends in: the denoiser's estimate at its last level, without noise.
+
+    >>> finish(model, sample_chain(model, torch.zeros(2, 4), torch.tensor([0.8, 0.4]))).shape
+    torch.Size([2, 4])
+    """
     x, t = chain.latents[-1], chain.times[-1].expand(chain.latents.shape[1])
     with torch.no_grad():
         return model.path.to_x0(model(x, t, cond or {}), x, t)

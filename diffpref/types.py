@@ -1,4 +1,4 @@
-"""The tensors that every method exchanges; axes: b prompts, k candidates, n = b * k, *chw the picture or latent.
+"""The tensors that every method exchanges; axes: b prompts, k candidates, n = b * k, *chw the image or latent.
 
 Annotations name the shapes; the tests check them at every call, an ordinary run does not.
 """
@@ -28,7 +28,11 @@ class Backbone(Protocol):
 
 @dataclass(frozen=True)
 class Candidates:
-    """k pictures of each prompt and how good each is (higher is better): a pair, a ranked list, or real and fake."""
+    """k images of each prompt and how good each is (higher is better): a pair, a ranked list, or real and fake.
+
+    >>> Candidates(x0=torch.zeros(1, 2, 4, 8, 8), scores=torch.tensor([[1.0, 0.0]])).scores.argmax(1)
+    tensor([0])
+    """
 
     x0: Float[Tensor, "b k *chw"]
     scores: Float[Tensor, "b k"]
@@ -39,7 +43,12 @@ class Candidates:
 class Probe:
     """Where on the path policy and reference are compared.
 
-    All candidates of a prompt share t and weight; weight multiplies the squared error of the native prediction."""
+    All candidates of a prompt share t and weight; weight multiplies the squared error of the native prediction.
+
+    >>> x_t = torch.zeros(1, 2, 4, 8, 8)
+    >>> Probe(x_t, target=x_t, t=torch.tensor([0.5]), weight=torch.ones(1)).t
+    tensor([0.5000])
+    """
 
     x_t: Float[Tensor, "b k *chw"]
     target: Float[Tensor, "b k *chw"]
@@ -50,7 +59,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Errors:
-    """Weighted squared errors of both models, mean over elements, float32 or better."""
+    """Weighted squared errors of both models, mean over elements, float32 or better.
+
+    >>> Errors(policy=torch.tensor([[0.5, 1.0]]), reference=torch.tensor([[1.0, 1.0]])).log_ratio
+    tensor([[0.2500, 0.0000]])
+    """
 
     policy: Float[Tensor, "b k"]
     reference: Float[Tensor, "b k"]
@@ -69,5 +82,53 @@ class Errors:
         return (0 - self.difference) / 2  # not -difference, whose zero would be -0.0 in the logs
 
 
-Objective: TypeAlias = Callable[[Errors, Tensor], Tensor]
-"""(errors, scores "b k") -> loss "b"; a frozen dataclass with `__call__`."""
+Loss: TypeAlias = Callable[[Errors, Tensor], Tensor]
+"""(errors, scores "b k") -> loss "b": all that a step needs of an objective."""
+
+
+@runtime_checkable
+class Alarm(Protocol):
+    """What a method watches its run for: a pure function of the last summary and of what it remembered."""
+
+    def __call__(
+        self, metrics: Mapping[str, float], remembered: Mapping[str, float]
+    ) -> tuple[str | None, Mapping[str, float]]:
+        """A text with its remedies, or None while all is well; and what to remember until the next summary.
+
+        Args:
+            metrics: the names of metrics.jsonl, such as "error/chosen/ratio".
+            remembered: what the last call returned, empty at first; checkpoints keep it.
+        """
+        ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What is done with the log-ratios: a frozen dataclass whose fields are the method's settings.
+
+    The four attributes have no default anywhere: they say what a run needs to know of a method beside its loss."""
+
+    @property
+    def candidates(self) -> str:
+        """What a group holds: "pairs", "lists" (3 or more images), "chain_pairs" (two sampler steps) or "real_fake"."""
+        ...
+
+    @property
+    def scaling(self) -> str:
+        """How rewards become scores: "none" (only their order counts), "min_max" (to [0, 1] over the data set) or
+        "win_fraction" (the share of the other images that each beats)."""
+        ...
+
+    @property
+    def beta(self) -> float:
+        """Inverse temperature: beta times a log-ratio is the reward in nats that the logs show; above 0."""
+        ...
+
+    @property
+    def alarm(self) -> Alarm:
+        """When a run of this method goes wrong."""
+        ...
+
+    def __call__(self, errors: Errors, scores: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+        """The loss of each group, in nats."""
+        ...

@@ -131,7 +131,7 @@ def test_yaml_values(written, text: str, expected: dict[str, Any]) -> None:
         ("gamma: 3", ["gamma belongs to objective: smpo, and this is objective: dpo. Set objective: smpo, or leave"]),
         ("method: ppo", ["method must be one of dpo, inpo, smpo, rankdpo, d3po, ddo, got 'ppo'"]),
         ("objective: [dpo]", ["objective must be one of", "got ['dpo']"]),
-        ("beta: -1", ["beta must be above 0, got -1.0"]),
+        ("beta: -1", ["beta must be above 0, got -1"]),
         ("beta: .nan", ["beta must be above 0, got nan"]),
         ("anchor: -0.5", ["anchor must be 0 or above, got -0.5"]),
         ("sft: -0.5", ["sft must be 0 or above, got -0.5"]),

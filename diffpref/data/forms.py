@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from diffpref.data.pairs import Pairing, as_pairs
 from diffpref.data.rows import Preferences
+from diffpref.types import Objective
 
 
 @runtime_checkable
@@ -107,13 +108,13 @@ FORMS: Mapping[str, Form] = {
 """The value of an objective's `candidates` -> its form."""
 
 
-def form_of(objective: object) -> Form:
-    """The form that the objective's `candidates` names; pairs for a function without it.
+def form_of(objective: Objective) -> Form:
+    """The form that the objective's `candidates` names.
 
     Raises:
         ValueError: there is no such form.
     """
-    name = getattr(objective, "candidates", "pairs")
+    name = objective.candidates
     if name not in FORMS:
         raise ValueError(f"{type(objective).__name__}.candidates must be one of {', '.join(FORMS)}, got {name!r}.")
     return FORMS[name]

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from diffpref.data.forms import form_of
 from diffpref.data.rows import Preferences, Row
+from diffpref.types import Objective
 
 _LARGEST = (2 - 2**-23) * 2.0**127
 """The largest finite number of float32, in which objectives read scores."""
@@ -74,13 +75,13 @@ SCALINGS: Mapping[str, Scaling] = {"none": as_they_are, "min_max": min_max, "win
 """The value of an objective's `scaling` -> what it does."""
 
 
-def scaling_of(objective: object) -> Scaling:
-    """The scaling that the objective names; none for a function without it.
+def scaling_of(objective: Objective) -> Scaling:
+    """The scaling that the objective names.
 
     Raises:
         ValueError: there is no such scaling.
     """
-    name = getattr(objective, "scaling", "none")
+    name = objective.scaling
     if name not in SCALINGS:
         raise ValueError(f"{type(objective).__name__}.scaling must be one of {', '.join(SCALINGS)}, got {name!r}.")
     return SCALINGS[name]
@@ -115,14 +116,13 @@ class _Rescored:
         return replace(row, scores=self.rescale(row.scores))
 
 
-def score(rows: Preferences, objective: object, *, given: Given = "rewards") -> Preferences:
+def score(rows: Preferences, objective: Objective, *, given: Given = "rewards") -> Preferences:
     """The rows that the objective can learn from, with the scores that it reads; opens no image.
 
     Args:
         given: "rewards" become scores as the objective's `scaling` says; "scores" are taken as they are, such as
             RankDPO's phi averaged over several reward models.
         rows: arranged in the objective's form (see `form_of`).
-        objective: may have `candidates` ("pairs" where it has none) and `scaling` ("none").
 
     Raises:
         ValueError: lists of several lengths or below three, scores that prefer nothing, a score that is not finite, or

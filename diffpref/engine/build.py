@@ -21,7 +21,7 @@ from diffpref.engine.runner import Runner
 from diffpref.engine.step import Engine
 from diffpref.engine.stored import StoredErrors
 from diffpref.probes import Prober
-from diffpref.types import Backbone, Errors, Objective, Probe
+from diffpref.types import Backbone, Errors, Loss, Probe
 
 REPLICATED = (
     DistributedType.NO,
@@ -152,7 +152,7 @@ def build_engine(
     policy: Backbone,
     wrapped: Backbone,
     reference: Backbone,
-    objective: Objective,
+    objective: Loss,
     scores: Tensor,
     prober: Prober,
     reference_batch: int = 0,
@@ -202,7 +202,7 @@ def build_engine(
     )
 
 
-def unit_weight(objective: Objective, scores: Tensor) -> float:
+def unit_weight(objective: Loss, scores: Tensor) -> float:
     """The power of two nearest to the largest coefficient where policy and reference agree; 1 where all are 0."""
     even = torch.ones_like(scores, dtype=torch.float32)
     _, slopes = coefficients(objective, Errors(even, even), scores)

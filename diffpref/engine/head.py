@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.types import Errors, Objective
+from diffpref.types import Errors, Loss
 
 
 def coefficients(
-    objective: Objective, errors: Errors, scores: Float[Tensor, "b k"]
+    objective: Loss, errors: Errors, scores: Float[Tensor, "b k"]
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, "b k"]]:
     """The loss of each group, and the derivative of their sum by each candidate's policy error.
 
@@ -26,7 +26,7 @@ def coefficients(
     return loss.detach(), total
 
 
-def separable(objective: Objective, scores: Float[Tensor, "b k"]) -> bool:
+def separable(objective: Loss, scores: Float[Tensor, "b k"]) -> bool:
     """Whether each group's loss depends on its own errors alone, tried with these scores on drawn errors.
 
     All objectives here are; one that normalizes over the batch is not, and its groups must not be cut apart."""

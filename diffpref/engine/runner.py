@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffpref.engine.rows import Block
 from diffpref.errors import errors_of, predict, prediction_error
-from diffpref.types import Backbone, Errors, Objective
+from diffpref.types import Backbone, Errors, Loss
 
 
 def _backward(loss: Tensor) -> None:
@@ -24,7 +24,7 @@ class Runner:
     model: Backbone
     """Over the network that is not wrapped for several processes: no hook reduces gradients that are not scaled yet."""
     parameters: Sequence[torch.nn.Parameter]
-    objective: Objective
+    objective: Loss
     wrapped: Backbone | None = None
     """Over the network as accelerate wraps it, where that is another: for a mode that runs each batch as it is."""
     unsynchronized: Callable[[], AbstractContextManager] = nullcontext

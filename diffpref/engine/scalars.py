@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffpref.engine.head import coefficients
 from diffpref.engine.rows import Block, Component
-from diffpref.types import Errors, Objective
+from diffpref.types import Errors, Loss
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Scalars:
 
 
 def slopes_of(
-    objective: Objective,
+    objective: Loss,
     block: Block,
     components: Sequence[Component],
     scalars: Scalars,

@@ -2,14 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Gt, Lt
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.types import Errors
+from diffpref.objectives.alarms import Collapse
+from diffpref.settings import bounds
+from diffpref.types import Alarm, Errors
 
 
 @dataclass(frozen=True)
@@ -22,25 +25,28 @@ class D3PO:
     `clip_style`: the official code clamps ("clamp"), which leaves a ratio outside 1 +- clip without a gradient on
     either side, also one that drifted the wrong way. "ppo" bounds only what is already won, the better picture's ratio
     above and the worse one's below, and so keeps the gradient back. "none" is the paper's eq. 14, which has no clip.
+
+    >>> errors = Errors(policy=torch.tensor([[0.9, 1.1]]), reference=torch.ones(1, 2))
+    >>> D3PO(beta=0.1, clip=0.1)(errors, torch.tensor([[1.0, 0.0]]))
+    tensor([0.6882])
     """
 
     candidates: ClassVar[str] = "chain_pairs"
     """What a group holds: a sampler step of the better and of the worse of two chains."""
     scaling: ClassVar[str] = "none"
     """How rewards become scores: as they are, for only their order counts."""
+    alarm: ClassVar[Alarm] = Collapse()
+    """Both errors of a pair grow."""
 
-    beta: float = 0.1
+    beta: Annotated[float, Gt(0)] = 0.1
     """Inverse temperature on the log-density ratio of a step, mean over elements; the published runs use 0.1."""
-    clip: float = 0.1
-    """How far the density ratio may count away from 1, in (0, 1); the published runs use 0.1."""
+    clip: Annotated[float, Gt(0), Lt(1)] = 0.1
+    """How far the density ratio may count away from 1, in (0, 1); published runs use 0.1. clip_style none: no clip."""
     clip_style: Literal["clamp", "ppo", "none"] = "clamp"
     """Clip both sides as the official code, only what is won as PPO, or nothing as the paper prints it."""
 
     def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise ValueError(f"beta must be above 0, got {self.beta}; published runs use 0.1.")
-        if not 0 < self.clip < 1:
-            raise ValueError(f"clip must be above 0 and below 1, got {self.clip}; clip_style none turns it off.")
+        bounds.check(self)
         if self.clip_style not in ("clamp", "ppo", "none"):
             raise ValueError(f"clip_style must be one of clamp, ppo, none, got {self.clip_style!r}.")
 

@@ -1,13 +1,16 @@
 """Diffusion-DPO (Wallace et al. 2023, arXiv 2311.12908)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.types import Errors
+from diffpref.objectives.alarms import Collapse
+from diffpref.settings import bounds
+from diffpref.types import Alarm, Errors
 
 
 @dataclass(frozen=True)
@@ -21,26 +24,28 @@ class DPO:
     pictures break. `anchor` adds anchor * beta / 2 * relu(chosen policy error - chosen reference error): it costs
     nothing while the policy still fits the chosen pictures as well as the reference does. `sft` adds
     sft * beta / 2 * (chosen policy error - chosen reference error): it keeps pulling towards the chosen pictures.
+
+    >>> errors = Errors(policy=torch.tensor([[0.9, 1.1]]), reference=torch.ones(1, 2))
+    >>> DPO(beta=10.0)(errors, torch.tensor([[1.0, 0.0]]))
+    tensor([0.3133])
     """
 
     candidates: ClassVar[str] = "pairs"
     """What a group holds: a better and a worse picture."""
     scaling: ClassVar[str] = "none"
     """How rewards become scores: as they are, for only their order counts."""
+    alarm: ClassVar[Alarm] = Collapse()
+    """Both errors of a pair grow."""
 
-    beta: float = 5000.0
+    beta: Annotated[float, Gt(0)] = 5000.0
     """Inverse temperature on mean squared errors; published runs use 2000 to 5000."""
-    anchor: float = 0.0
+    anchor: Annotated[float, Ge(0)] = 0.0
     """Weight of the one-sided anchor on the chosen error; 0 is plain DPO."""
-    sft: float = 0.0
+    sft: Annotated[float, Ge(0)] = 0.0
     """Weight of supervised fitting of the chosen pictures; 0 is plain DPO."""
 
     def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise ValueError(f"beta must be above 0, got {self.beta}; published runs use 2000 to 5000.")
-        for name in ("anchor", "sft"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or above, got {getattr(self, name)}.")
+        bounds.check(self)
 
     def __call__(self, errors: Errors, scores: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
         """The loss of each pair, in nats; a pair of equal scores prefers neither and costs log 2 without a gradient.

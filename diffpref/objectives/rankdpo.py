@@ -1,14 +1,17 @@
 """RankDPO (Karthik et al. 2024, arXiv 2410.18013): DPO over ranked lists, each pair at its cost in DCG."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Gt
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.types import Errors
+from diffpref.objectives.alarms import Collapse
+from diffpref.settings import bounds
+from diffpref.types import Alarm, Errors
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,20 @@ class RankDPO:
 
     `beta` has the convention of DPO: the paper's s_i = policy error - reference error is -2 r_i, so on the same errors
     beta is twice the paper's, and from its sums over D elements beta = 2 * D * beta_paper. There is no public code.
+
+    >>> errors = Errors(policy=torch.tensor([[0.9, 1.1]]), reference=torch.ones(1, 2))
+    >>> RankDPO(beta=10.0)(errors, torch.tensor([[1.0, 0.0]]))
+    tensor([0.1668])
     """
 
     candidates: ClassVar[str] = "lists"
     """What a group holds: k >= 2 pictures of one prompt."""
     scaling: ClassVar[str] = "win_fraction"
     """How rewards become scores: the share of the other candidates that each beats, averaged over the rewards."""
+    alarm: ClassVar[Alarm] = Collapse()
+    """Both errors of a pair grow."""
 
-    beta: float = 5000.0
+    beta: Annotated[float, Gt(0)] = 5000.0
     """Inverse temperature on mean squared errors; the paper gives none, this is Diffusion-DPO's for SDXL."""
     discount: Literal["ln", "log2"] = "ln"
     """Logarithm of the rank discount: natural as the paper prints it, or base 2 as usual in DCG (a loss ln 2 lower)."""
@@ -37,8 +46,7 @@ class RankDPO:
     """Plain sum over the pairs as in the paper, its mean over all k (k - 1) / 2, or the mean weighted by Delta."""
 
     def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise ValueError(f"beta must be above 0, got {self.beta}; published DPO runs use 2000 to 5000.")
+        bounds.check(self)
         for name, known in (("discount", ("ln", "log2")), ("normalize", ("sum", "pairs", "weights"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")

@@ -1,14 +1,17 @@
 """SmPO (SmPO-Diffusion, ICML 2025, arXiv 2506.02698): DPO on smoothed preferences."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Gt
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.types import Errors
+from diffpref.objectives.alarms import Collapse
+from diffpref.settings import bounds
+from diffpref.types import Alarm, Errors
 
 
 @dataclass(frozen=True)
@@ -23,23 +26,26 @@ class SmPO:
     `beta` is the `beta_dpo` of the official code, whose 1/2 sits in r; the paper prints it without the 1/2 and on
     summed errors: beta = 2 * D * beta_paper for D elements. Pictures of equal rewards, of which the code calls the
     second the winner, have W = 0 there and here.
+
+    >>> errors = Errors(policy=torch.tensor([[0.9, 1.1]]), reference=torch.ones(1, 2))
+    >>> SmPO(beta=10.0, gamma=10.0)(errors, torch.tensor([[1.0, 0.0]]))
+    tensor([0.0098])
     """
 
     candidates: ClassVar[str] = "pairs"
     """What a group holds: two pictures and their rewards."""
     scaling: ClassVar[str] = "min_max"
     """How rewards become scores: scaled to [0, 1] by the smallest and largest of the whole data set."""
+    alarm: ClassVar[Alarm] = Collapse()
+    """Both errors of a pair grow."""
 
-    beta: float = 5000.0
+    beta: Annotated[float, Gt(0)] = 5000.0
     """Inverse temperature on mean squared errors; published runs use 2000 (SD1.5) and 5000 (SDXL)."""
-    gamma: float = 10.0
+    gamma: Annotated[float, Gt(0)] = 10.0
     """Strength of the smoothed preference; the published runs use 10."""
 
     def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise ValueError(f"beta must be above 0, got {self.beta}; published runs use 2000 to 5000.")
-        if not self.gamma > 0:
-            raise ValueError(f"gamma must be above 0, got {self.gamma}; published runs use 10.")
+        bounds.check(self)
 
     def __call__(self, errors: Errors, scores: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
         """The loss of each pair, in nats; a pair of equal scores costs log 2 without a gradient.

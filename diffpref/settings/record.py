@@ -226,12 +226,16 @@ def _made(
         raise ValueError(f"{where}: {problem}") from None
     if part.axis is not None and getattr(part.kind, "_is_protocol", False) and not isinstance(value, part.kind):
         lacking = [name for name in _protocol_names(part.kind) if not hasattr(value, name)]
-        raise ValueError(f"{where}: {part.axis.key} {part.axis.name_of(kind)} lacks {', '.join(lacking)}.")
+        raise ValueError(
+            f"{where}: {part.axis.key} {part.axis.name_of(kind)} lacks {', '.join(lacking)}: add them, as "
+            f"{part.kind.__module__}.{part.kind.__name__} describes them."
+        )
     return value
 
 
 def _protocol_names(protocol: Any) -> list[str]:
-    return sorted(name for name in getattr(protocol, "__protocol_attrs__", ()) or dir(protocol) if name[:1] != "_")
+    names = getattr(protocol, "__protocol_attrs__", ()) or dir(protocol)
+    return sorted(name for name in names if name[:1] != "_" or name == "__call__")
 
 
 def _entries(part: Part, value: Any, where: str) -> Iterator[Any]:

@@ -10,14 +10,13 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from diffpref.objectives.alarms import COLLAPSE, NOTHING, Collapse, Saturation
 from diffpref.types import Errors
 
+__all__ = ["COLLAPSE", "COLUMNS", "CollapseAlarm", "SaturationAlarm", "pair_table", "summarize"]
 BUCKETS = 4
 SATURATED = 5.0
 """A pair whose |margin| exceeds this has a gradient below 1 % of its maximum."""
-COLLAPSE = 1.1
-"""Errors this many times the reference's, on chosen and rejected alike, ruin pictures."""
-DISCRIMINATED = 0.75
 COLUMNS = (
     "loss",
     "chosen",
@@ -87,43 +86,23 @@ class Alarm(Protocol):
 
 @dataclass
 class SaturationAlarm:
-    """Says when DDO tells real from fake too easily: a useful round stays between 0.6 and 0.75.
-
-    The share of images, real and fake each against zero, whose log-ratio has the right sign; 0.5 at step 0."""
+    """DDO's alarm."""
 
     ratios: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, metrics: Mapping[str, float]) -> str | None:
         """The alarm's text with its remedies, or None while all is well."""
-        share = metrics["rewards/discrimination"]
-        if share <= DISCRIMINATED:
-            return None
-        return (
-            f"Saturated: the policy tells {share:.0%} of real and fake images apart, more than a round should "
-            f"({DISCRIMINATED:.0%}); from here samples get worse. End the round earlier (max_train_steps), lower "
-            "learning_rate, or look for what else tells them apart: size, compression, mirroring."
-        )
+        return Saturation()(metrics, NOTHING)[0]
 
 
 @dataclass
 class CollapseAlarm:
-    """Says when the policy has come to fit both pictures of a pair worse than the reference does.
-
-    Diffusion-DPO only asks that the rejected error grow faster than the chosen one; unchecked, both grow until the
-    pictures are noise (the failure that users report most). The ratios are smoothed over the last few summaries."""
+    """The alarm of the other methods, with what it remembers."""
 
     ratios: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, metrics: Mapping[str, float]) -> str | None:
         """The alarm's text with its remedies, or None while all is well."""
-        for side in ("chosen", "rejected"):
-            now = metrics[f"error/{side}/ratio"]
-            self.ratios[side] = 0.5 * self.ratios.get(side, now) + 0.5 * now
-        chosen, rejected = self.ratios["chosen"], self.ratios["rejected"]
-        if chosen <= COLLAPSE or rejected <= COLLAPSE:
-            return None
-        return (
-            f"Collapse: the policy's error is {chosen:.2f} times the reference's on chosen and {rejected:.2f} times on "
-            "rejected pictures, so both get worse and samples turn to smears. Go back to an earlier checkpoint and "
-            "lower learning_rate, raise beta, or set anchor (try 1.0), which holds the chosen error down."
-        )
+        text, remembered = Collapse()(metrics, self.ratios)
+        self.ratios.update(remembered)
+        return text

@@ -9,7 +9,7 @@ from diffpref.engine.head import coefficients, separable
 from diffpref.engine.modes import Deferred, TwoPass
 from diffpref.engine.rows import Block, Part
 from diffpref.objectives import D3PO, DPO, RankDPO
-from diffpref.types import Errors, Objective
+from diffpref.types import Errors, Loss
 from tests.engine.test_modes import autograd, relative
 from tests.engine.world import CASES, World, joint, outcome, part, references, world
 
@@ -103,7 +103,7 @@ def of_error_and_difference(errors: Errors, scores: torch.Tensor) -> torch.Tenso
 
 
 @pytest.mark.parametrize("objective", [RankDPO(beta=10.0), of_error_and_difference])
-def test_coefficients_are_finite_differences(objective: Objective) -> None:
+def test_coefficients_are_finite_differences(objective: Loss) -> None:
     generator = torch.Generator().manual_seed(0)
     policy, reference = (1 + 0.1 * torch.rand(2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
     scores = torch.tensor([[0.1, 0.5, 0.9], [0.7, 0.7, 0.2]])
@@ -113,7 +113,8 @@ def test_coefficients_are_finite_differences(objective: Objective) -> None:
         return float(objective(given, scores).sum())
 
     for apart in (False, True):
-        _, slopes = coefficients(objective, Errors(policy, reference, policy - reference if apart else None), scores)
+        given = Errors(policy, reference, policy - reference) if apart else Errors(policy, reference)
+        _, slopes = coefficients(objective, given, scores)
         for group in range(2):
             for candidate in range(3):
                 step = torch.zeros_like(policy)

@@ -20,7 +20,7 @@ from diffpref.objectives import D3PO, DDO, DPO, RankDPO, SmPO
 from diffpref.path import rectified_flow, variance_preserving
 from diffpref.probe import forward_probe, transition_probe
 from diffpref.transition import Ancestral, FlowSDE
-from diffpref.types import Backbone, Objective
+from diffpref.types import Backbone, Loss
 from tests.small_sd3 import small_transformer
 from tests.small_sdxl import small_unet
 
@@ -41,7 +41,7 @@ class World:
     def parameters(self) -> list[torch.nn.Parameter]:
         return trainable(self.network)
 
-    def runner(self, objective: Objective, **options: object) -> Runner:
+    def runner(self, objective: Loss, **options: object) -> Runner:
         return Runner(model=self.policy, parameters=self.parameters, objective=objective, **options)  # type: ignore[arg-type]
 
     def gradient(self, work: Callable[[], object]) -> torch.Tensor:
@@ -108,7 +108,7 @@ def part(w: World, b: int, k: int, seed: int, *, steps: bool = False, scores: to
 class Case:
     """An objective with groups that it takes, at a beta where the losses here are neither flat nor linear."""
 
-    objective: Objective
+    objective: Loss
     sizes: Sequence[int]
     kind: str = ""
 
@@ -142,7 +142,7 @@ def outcome(
     return mode.gradient(runner, block, references, how, accumulation=len(block.parts), last=True)
 
 
-def joint(w: World, objective: Objective, block: Block, references: References) -> Outcome:
+def joint(w: World, objective: Loss, block: Block, references: References) -> Outcome:
     """One graph for each part."""
     return outcome(Joint(), w.runner(objective), block, references)
 

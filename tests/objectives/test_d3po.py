@@ -186,13 +186,13 @@ def test_compares_two(k: int) -> None:
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, math.nan])
 def test_beta_must_be_positive(beta: float) -> None:
-    with pytest.raises(ValueError, match=f"beta must be above 0, got {beta}; published runs use 0.1"):
+    with pytest.raises(ValueError, match=f"beta must be above 0, got {beta}"):
         D3PO(beta=beta)
 
 
 @pytest.mark.parametrize("clip", [0.0, -0.1, 1.0, math.nan])
 def test_clip_must_be_in_0_1(clip: float) -> None:
-    with pytest.raises(ValueError, match=f"clip must be above 0 and below 1, got {clip}; clip_style none turns it off"):
+    with pytest.raises(ValueError, match=rf"clip must be in \(0, 1\), got {clip}"):
         D3PO(clip=clip)
 
 

@@ -146,11 +146,11 @@ def test_scores_are_1_or_0(score: float) -> None:
 
 @pytest.mark.parametrize("alpha", [-0.1, math.nan])
 def test_alpha_must_not_be_negative(alpha: float) -> None:
-    with pytest.raises(ValueError, match=f"alpha must be 0 or above, got {alpha}; published runs use"):
+    with pytest.raises(ValueError, match=f"alpha must be 0 or above, got {alpha}"):
         DDO(alpha=alpha)
 
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, math.nan])
 def test_beta_must_be_positive(beta: float) -> None:
-    with pytest.raises(ValueError, match=f"beta must be above 0, got {beta}; for D elements use"):
+    with pytest.raises(ValueError, match=f"beta must be above 0, got {beta}"):
         DDO(beta=beta)

@@ -140,5 +140,5 @@ def test_rewards_must_be_scaled(pair: tuple[float, float], span: str) -> None:
 @pytest.mark.parametrize("name", ["beta", "gamma"])
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
 def test_strengths_must_be_positive(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be above 0, got {value}; published runs use"):
+    with pytest.raises(ValueError, match=f"{name} must be above 0, got {value}"):
         SmPO(**{name: value})

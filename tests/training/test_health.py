@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffpref.training.health import COLUMNS, CollapseAlarm, SaturationAlarm, pair_table, summarize
+from diffpref.training.health import COLUMNS, pair_table, summarize
 from diffpref.types import Errors
 
 BETA = 10.0
@@ -135,38 +135,6 @@ def test_the_summary_knows_neither_batches_nor_their_order(order: list[int], cut
     assert parts == pytest.approx(whole, rel=1e-12, abs=1e-12)
 
 
-def ratios(chosen: float, rejected: float) -> dict[str, float]:
-    return {"error/chosen/ratio": chosen, "error/rejected/ratio": rejected}
-
-
-@pytest.mark.parametrize(("chosen", "rejected"), [(1.0, 1.0), (1.05, 1.5), (1.5, 1.05), (0.9, 30.0), (1.1, 1.1)])
-def test_the_alarm_is_silent_while_one_side_is_well(chosen: float, rejected: float) -> None:
-    alarm = CollapseAlarm()
-    assert [alarm(ratios(chosen, rejected)) for _ in range(20)] == [None] * 20
-
-
-def test_the_alarm_names_both_figures_and_the_remedies() -> None:
-    text = CollapseAlarm()(ratios(1.23, 1.87))
-    assert text is not None
-    for part in ("1.23 times the reference's on chosen", "1.87 times on rejected"):
-        assert part in text
-    for remedy in ("earlier checkpoint", "lower learning_rate", "raise beta", "set anchor"):
-        assert remedy in text
-
-
-def test_the_alarm_is_smoothed() -> None:
-    # From 1: (1 + 1.15) / 2 = 1.075 is silent, (1.075 + 1.15) / 2 = 1.1125 is not; then 1.056 again is.
-    alarm = CollapseAlarm()
-    texts = [alarm(ratios(r, r)) for r in (1.0, 1.15, 1.15, 1.0)]
-    assert [text is not None for text in texts] == [False, False, True, False]
-    assert texts[2] is not None and "1.11 times" in texts[2]
-
-
-def test_alarms_do_not_share_their_memory() -> None:
-    CollapseAlarm()(ratios(9.0, 9.0))
-    assert CollapseAlarm()(ratios(1.0, 1.0)) is None
-
-
 def test_discrimination_counts_real_above_and_fake_below_zero() -> None:
     reference = torch.full((4, 2), 1.0)
     # log-ratios of real and fake: right, right; right, wrong; wrong, wrong; none.
@@ -174,8 +142,3 @@ def test_discrimination_counts_real_above_and_fake_below_zero() -> None:
     errors = Errors(policy=reference - 2 * log_ratio, reference=reference)
     table = pair_table(errors, torch.tensor([[1.0, 0.0]] * 4), torch.zeros(4), torch.zeros(4), 1.0)
     assert summarize(table)["rewards/discrimination"] == (1 + 0.5 + 0 + 0.5) / 4
-
-
-@pytest.mark.parametrize(("told", "warns"), [(0.5, False), (0.7, False), (0.75, False), (0.8, True)])
-def test_a_saturated_discriminator_is_named(told: float, warns: bool) -> None:
-    assert (SaturationAlarm()({"rewards/discrimination": told}) is not None) == warns

@@ -12,7 +12,7 @@ from diffpref.engine.modes.base import Cut, Work, graph_bytes
 from diffpref.engine.rows import Block
 from diffpref.engine.runner import References, Runner, detached, errors_at
 from diffpref.engine.scalars import Outcome
-from diffpref.types import Backbone, Errors, Objective
+from diffpref.types import Backbone, Errors, Loss
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Joint:
 
 
 def joint_loss(
-    model: Backbone, objective: Objective, block: Block, number: int, references: References
+    model: Backbone, objective: Loss, block: Block, number: int, references: References
 ) -> tuple[Errors, Tensor]:
     """The errors and losses of a part of the block in one graph; a candidate of several of its groups runs once."""
     scores = block.parts[number].scores
