@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "quickstart": ("diffpref.demo.quickstart", "the whole road on a small real model: samples, DPO, samples, report"),
-    "train": ("diffpref.train", "fine-tune a model on preferences (the same as accelerate launch -m diffpref.train)"),
+    "train": (
+        "diffpref.training.command",
+        "fine-tune a model on preferences (the same as accelerate launch -m diffpref.train)",
+    ),
     "label-pairs": (
         "diffpref.people.command",
         "a local page on which a person compares pictures",
     ),
-    "label": ("diffpref.label.command", "preference data from prompts, generators and rewards"),
+    "label": ("diffpref.labelling.command", "preference data from prompts, generators and rewards"),
     "reward": ("diffpref.rewards.training.command", "train a reward on preferences, and evaluate one"),
     "data": ("diffpref.data.command", "look at, check and convert preference data"),
     "doctor": ("diffpref.doctor.command", "what a run will need before it starts, and what this machine has"),

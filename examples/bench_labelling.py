@@ -30,7 +30,7 @@ BATCH = 16
 def settings(captions: list[str], folder: Path) -> Any:
     """The labelling run: one generator, one reward, lists."""
     from diffpref.demo.embedded import embedded
-    from diffpref.label.settings import from_mapping
+    from diffpref.labelling.settings import from_mapping
 
     (folder / "prompts.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
     generator = {
@@ -112,7 +112,7 @@ def main() -> None:
     args = parser.parse_args()
     from diffpref.data.prompts import read_prompts
     from diffpref.demo.embedded import embedded
-    from diffpref.label.engine import label
+    from diffpref.labelling.engine import label
     from diffpref.run.quiet import quiet_libraries
 
     quiet_libraries()

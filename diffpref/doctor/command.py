@@ -97,7 +97,7 @@ def _run(arguments: list[str], size: float | None) -> tuple[list[str], dict[str,
 def _other(values: dict[str, Any], where: str) -> tuple[str, str, Path] | None:
     """What to say of a config that is no training run of a diffusion model, if it is none."""
     if "generators" in values or "packs" in values:
-        from diffpref.label.settings import from_mapping as read_label
+        from diffpref.labelling.settings import from_mapping as read_label
 
         label = read_label(values, where)
         models = ", ".join(generator.name for generator in label.generators) or "none"

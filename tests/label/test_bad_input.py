@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from diffpref.label.engine import label
-from diffpref.label.settings import from_mapping, parse
+from diffpref.labelling.engine import label
+from diffpref.labelling.settings import from_mapping, parse
 from tests.label.world import PROMPTS, config_of, data_files, lines, make_world
 
 
@@ -74,7 +74,7 @@ def test_a_picture_that_fails_once_is_drawn_from_the_next_seed(tmp_path: Path) -
     attempts = Counter(row["attempt"] for row in rows)
     assert statuses(out) == {"ok": 20} and attempts[2] > 0
     first = next(row for row in rows if row["attempt"] == 2)
-    from diffpref.label.plan import seed_of
+    from diffpref.labelling.plan import seed_of
 
     assert first["seed"] == seed_of(0, first["prompt_id"], "moody", first["sample"]) + 2
 
@@ -230,7 +230,7 @@ def test_a_missing_data_file_is_made_again(tmp_path: Path) -> None:
 
 
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
-    from diffpref.label.executors.local import lock_folder
+    from diffpref.labelling.executors.local import lock_folder
 
     (tmp_path / "out").mkdir()
     with lock_folder(tmp_path / "out"), pytest.raises(ValueError, match="another run works in"):

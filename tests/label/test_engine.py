@@ -12,8 +12,8 @@ from diffpref.data.decode import decode
 from diffpref.data.pairs import as_pairs
 from diffpref.data.preferences import read_preferences
 from diffpref.data.scoring import score
-from diffpref.label.engine import label
-from diffpref.label.plan import seed_of
+from diffpref.labelling.engine import label
+from diffpref.labelling.plan import seed_of
 from diffpref.objectives import DPO, RankDPO
 from tests.label.world import PROMPTS, config_of, data_files, lines
 

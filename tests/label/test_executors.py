@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffpref.label.engine import label
-from diffpref.label.executors import EXECUTORS, slurm
-from diffpref.label.settings import from_mapping
+from diffpref.labelling.engine import label
+from diffpref.labelling.executors import EXECUTORS, slurm
+from diffpref.labelling.settings import from_mapping
 from tests.label.world import data_files, lines, make_world
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def test_slurm_tasks_share_the_shards_and_a_last_job_labels(tmp_path: Path, monk
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     with pytest.raises(ValueError, match="plan.json is missing: make the plan with the same command outside of a job"):
         label(from_mapping({**keys, "executor": "slurm"}, "world"), say=quiet)
-    from diffpref.label.plan import make_plan
+    from diffpref.labelling.plan import make_plan
 
     make_plan(from_mapping(keys, "world"))
     said: list[str] = []

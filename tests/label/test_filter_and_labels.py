@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from diffpref.label.engine import label
-from diffpref.label.filter import difference_hash
-from diffpref.label.images import TarReader, TarWriter, encode
+from diffpref.labelling.engine import label
+from diffpref.labelling.filter import difference_hash
+from diffpref.labelling.images import TarReader, TarWriter, encode
 from tests.label.world import PROMPTS, config_of
 
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from diffpref.demo.embedded import embedded
-from diffpref.label.config import GeneratorSettings
-from diffpref.label.generators import PipelineGenerator, UserGenerator, check_generator, identity, load_generator
+from diffpref.labelling.config import GeneratorSettings
+from diffpref.labelling.generators import PipelineGenerator, UserGenerator, check_generator, identity, load_generator
 
 TINY = embedded("assets/tiny-sdxl")
 CALL = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 64, "width": 64}
@@ -141,7 +141,7 @@ def test_a_users_answer_is_checked() -> None:
 @pytest.mark.parametrize("path", sorted(embedded("configs/label").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_calls_of_every_config_are_the_pipelines(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of checkpoints that cannot be here: their pipeline's class is named in the config."""
-    from diffpref.label.settings import from_yaml
+    from diffpref.labelling.settings import from_yaml
 
     monkeypatch.chdir(embedded("configs").parent)
     for generator in from_yaml(path).generators:

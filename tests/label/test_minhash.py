@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from diffpref.label.minhash import PERMUTATIONS, NearIndex, bands, shingle, signatures, words
+from diffpref.labelling.minhash import PERMUTATIONS, NearIndex, bands, shingle, signatures, words
 
 VOCABULARY = [f"w{i}" for i in range(400)]
 
@@ -122,7 +122,9 @@ def test_only_added_texts_are_found() -> None:
 
 
 def test_nothing_depends_on_the_seed_of_pythons_hashes() -> None:
-    code = "from diffpref.label.minhash import *; print(band_keys(shingle(['a red fox', 'two cats']), 0.8).tolist())"
+    code = (
+        "from diffpref.labelling.minhash import *; print(band_keys(shingle(['a red fox', 'two cats']), 0.8).tolist())"
+    )
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffpref.label.prompts import CheckedPrompt, PromptSettings, check_prompts
+from diffpref.labelling.prompts import CheckedPrompt, PromptSettings, check_prompts
 
 PUBLIC = Path(os.environ.get("DIFFPREF_TEST_DATA", "no data"))
 LONG = "a red fox in deep snow near an old wooden house with a green door and two windows under the northern lights"

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from diffpref.label.images import TarWriter
-from diffpref.label.prompts import prompt_id
-from diffpref.label.report import write_report
-from diffpref.label.sections import percent
+from diffpref.labelling.images import TarWriter
+from diffpref.labelling.prompts import prompt_id
+from diffpref.labelling.report import write_report
+from diffpref.labelling.sections import percent
 
 SCHEMA = pa.schema(
     [

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from diffpref.demo.embedded import embedded
-from diffpref.label.score import reward_key
-from diffpref.label.settings import from_mapping, from_yaml, parse, to_mapping
+from diffpref.labelling.score import reward_key
+from diffpref.labelling.settings import from_mapping, from_yaml, parse, to_mapping
 from tests.label.world import make_world
 
 CONFIGS = sorted(embedded("configs/label").glob("*.yaml"))

@@ -11,10 +11,10 @@ from diffpref.demo.compare import compare_hands
 from diffpref.demo.embedded import embedded
 from diffpref.demo.judge import Judge
 from diffpref.demo.quickstart import draw
-from diffpref.label.engine import label
-from diffpref.label.settings import from_mapping as label_from_mapping
-from diffpref.label.settings import from_yaml as label_from_yaml
-from diffpref.label.settings import to_mapping as label_to_mapping
+from diffpref.labelling.engine import label
+from diffpref.labelling.settings import from_mapping as label_from_mapping
+from diffpref.labelling.settings import from_yaml as label_from_yaml
+from diffpref.labelling.settings import to_mapping as label_to_mapping
 from diffpref.training.loop import train
 from diffpref.training.settings import from_mapping, from_yaml
 

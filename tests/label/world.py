@@ -6,8 +6,8 @@ The generator writes every picture it draws into drawn.log, so that a test can c
 from pathlib import Path
 from typing import Any
 
-from diffpref.label.config import LabelConfig
-from diffpref.label.settings import from_mapping
+from diffpref.labelling.config import LabelConfig
+from diffpref.labelling.settings import from_mapping
 
 WORLD = '''
 import os

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from diffpref.label.sheet import shorten
+from diffpref.labelling.sheet import shorten
 from diffpref.report.page import Page
 
 FAILURES, WINS, TIES = 0.05, 0.7, 0.5

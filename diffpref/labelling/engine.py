@@ -8,19 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffpref.files import atomic
-from diffpref.label.config import STAGES, LabelConfig
-from diffpref.label.executors import Executor, find_executor
-from diffpref.label.filter import Filter
-from diffpref.label.generate import Generate
-from diffpref.label.labels import Label, moments
-from diffpref.label.pack import Pack
-from diffpref.label.plan import PLAN, Plan, make_plan
-from diffpref.label.progress import Bar
-from diffpref.label.report import write_report
-from diffpref.label.score import Score, reward_key
-from diffpref.label.settings import to_mapping
-from diffpref.label.shards import FileHashes
-from diffpref.label.stages import Stage, kept_marker, pending
+from diffpref.labelling.config import STAGES, LabelConfig
+from diffpref.labelling.executors import Executor, find_executor
+from diffpref.labelling.filter import Filter
+from diffpref.labelling.generate import Generate
+from diffpref.labelling.labels import Label, moments
+from diffpref.labelling.pack import Pack
+from diffpref.labelling.plan import PLAN, Plan, make_plan
+from diffpref.labelling.progress import Bar
+from diffpref.labelling.report import write_report
+from diffpref.labelling.score import Score, reward_key
+from diffpref.labelling.settings import to_mapping
+from diffpref.labelling.shards import FileHashes
+from diffpref.labelling.stages import Stage, kept_marker, pending
 
 CONFIG = "label.yaml"
 

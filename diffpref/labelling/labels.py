@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float64
 
 from diffpref.files.identity import value_hash
-from diffpref.label import generate
-from diffpref.label.images import images_markers
-from diffpref.label.plan import Plan
-from diffpref.label.shards import Marker, Shard, inputs_of, write_table
-from diffpref.label.stages import Made, Report, Work, count, shard_of
+from diffpref.labelling import generate
+from diffpref.labelling.images import images_markers
+from diffpref.labelling.plan import Plan
+from diffpref.labelling.shards import Marker, Shard, inputs_of, write_table
+from diffpref.labelling.stages import Made, Report, Work, count, shard_of
 from diffpref.rewards.aggregate import AGGREGATORS, mean_z, ranks
 
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from diffpref.data.decode import decode
-from diffpref.label.plan import Plan
-from diffpref.label.shards import Marker, Shard
+from diffpref.labelling.plan import Plan
+from diffpref.labelling.shards import Marker, Shard
 
 PNG_LEVEL = 1
 """zlib's fastest level: at 1024 x 1024 a higher one takes several times as long for a few percent."""

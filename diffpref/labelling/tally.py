@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from diffpref.label.database import Database, correlation, counts, histogram
+from diffpref.labelling.database import Database, correlation, counts, histogram
 
 MESSAGES, EXAMPLES, SIZES, BINS = 2, 2, 12, 40
 NO_FAILURES = ("ok", "near_duplicate")

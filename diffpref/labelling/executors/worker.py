@@ -4,7 +4,7 @@ import gc
 
 import torch
 
-from diffpref.label.stages import Report, Stage, Work, do_shard
+from diffpref.labelling.stages import Report, Stage, Work, do_shard
 
 
 def device_of(number: int) -> torch.device:

@@ -8,10 +8,10 @@ import os
 import time
 from pathlib import Path
 
-from diffpref.label.config import Run
-from diffpref.label.executors import Progress
-from diffpref.label.executors.worker import Worker, device_of
-from diffpref.label.stages import Stage, pending
+from diffpref.labelling.config import Run
+from diffpref.labelling.executors import Progress
+from diffpref.labelling.executors.worker import Worker, device_of
+from diffpref.labelling.stages import Stage, pending
 
 POLL = 1.0
 """Seconds between two looks at the markers of other ranks."""

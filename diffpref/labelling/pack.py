@@ -12,11 +12,11 @@ import torch
 from diffpref.data.convert import RECORD_FORMS
 from diffpref.data.rows import Row
 from diffpref.files.identity import hash_bit, value_hash
-from diffpref.label.config import PackSettings
-from diffpref.label.images import TarReader, images_markers
-from diffpref.label.plan import Plan
-from diffpref.label.shards import Shard, durable, inputs_of
-from diffpref.label.stages import Made, Report, Work, shard_of
+from diffpref.labelling.config import PackSettings
+from diffpref.labelling.images import TarReader, images_markers
+from diffpref.labelling.plan import Plan
+from diffpref.labelling.shards import Shard, durable, inputs_of
+from diffpref.labelling.stages import Made, Report, Work, shard_of
 
 _GROUP_BYTES = 64 * 2**20
 """About how many bytes of pictures a row group holds."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from diffpref.label.config import Run
-from diffpref.label.stages import Stage
+from diffpref.labelling.config import Run
+from diffpref.labelling.stages import Stage
 
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of pictures that any worker has just done."""
@@ -42,10 +42,10 @@ class Executor(Protocol):
 
 
 EXECUTORS: Mapping[str, str] = {
-    "local": "diffpref.label.executors.local:Local",
-    "ranks": "diffpref.label.executors.ranks:Ranks",
-    "slurm": "diffpref.label.executors.slurm:SlurmArray",
-    "ray": "diffpref.label.executors.ray:RayPool",
+    "local": "diffpref.labelling.executors.local:Local",
+    "ranks": "diffpref.labelling.executors.ranks:Ranks",
+    "slurm": "diffpref.labelling.executors.slurm:SlurmArray",
+    "ray": "diffpref.labelling.executors.ray:RayPool",
 }
 """The name in the settings -> the class, which takes the run's settings."""
 

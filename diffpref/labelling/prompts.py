@@ -109,7 +109,7 @@ class _Judge:
     def __init__(
         self, settings: PromptSettings, excluded: Sequence[tuple[str, str]], rows: Sequence[tuple[int, str]]
     ) -> None:
-        from diffpref.label.minhash import NearIndex, shingle
+        from diffpref.labelling.minhash import NearIndex, shingle
 
         self.settings, self.excluded, self.rows = settings, excluded, rows
         self.firsts: dict[str, int] = {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from diffpref.label.prompts import PromptSettings
+from diffpref.labelling.prompts import PromptSettings
 from diffpref.settings.typed import nearest
 
 NAME = re.compile(r"[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*")

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from diffpref.files.identity import file_hash
-from diffpref.label.config import GeneratorSettings
-from diffpref.label.shards import content_of
+from diffpref.labelling.config import GeneratorSettings
+from diffpref.labelling.shards import content_of
 from diffpref.settings.dotted import load_callable
 from diffpref.settings.typed import nearest
 

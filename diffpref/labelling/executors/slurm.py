@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from diffpref.files import atomic
-from diffpref.label.config import Run
-from diffpref.label.executors import Progress
-from diffpref.label.executors.worker import Worker, device_of
-from diffpref.label.stages import Stage, all_done
+from diffpref.labelling.config import Run
+from diffpref.labelling.executors import Progress
+from diffpref.labelling.executors.worker import Worker, device_of
+from diffpref.labelling.stages import Stage, all_done
 
 ARRAY, FINISH = "label.sbatch", "finish.sbatch"
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from diffpref.label.config import GeneratorSettings, LabelConfig, Labels, PackSettings, RewardUse, Run
-from diffpref.label.prompts import PromptSettings
+from diffpref.labelling.config import GeneratorSettings, LabelConfig, Labels, PackSettings, RewardUse, Run
+from diffpref.labelling.prompts import PromptSettings
 from diffpref.settings.typed import build, convert, nearest, read_yaml
 
 GROUPS: Mapping[str, type] = {"prompts": PromptSettings, "labels": Labels, "run": Run}

@@ -14,12 +14,12 @@ from PIL import Image
 
 from diffpref.data.decode import decode
 from diffpref.files.identity import file_hash, value_hash
-from diffpref.label.config import RewardUse
-from diffpref.label.images import Source, images_markers
-from diffpref.label.plan import Plan
-from diffpref.label.provenance import versions
-from diffpref.label.shards import WEIGHTS, content_of, inputs_of, write_table
-from diffpref.label.stages import Failures, Made, Report, Work, count, one_line, shard_of
+from diffpref.labelling.config import RewardUse
+from diffpref.labelling.images import Source, images_markers
+from diffpref.labelling.plan import Plan
+from diffpref.labelling.provenance import versions
+from diffpref.labelling.shards import WEIGHTS, content_of, inputs_of, write_table
+from diffpref.labelling.stages import Failures, Made, Report, Work, count, one_line, shard_of
 from diffpref.rewards import REWARDS, CheckedReward, WrongAnswer, find_reward, reward_settings
 from diffpref.settings.dotted import is_address, load_callable
 from diffpref.settings.typed import read_yaml

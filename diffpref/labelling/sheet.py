@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from diffpref.data.decode import decode
-from diffpref.label.database import Database
+from diffpref.labelling.database import Database
 from diffpref.report.page import Page
 
 PROMPTS = 24

@@ -8,13 +8,13 @@ import pyarrow as pa
 import torch
 
 from diffpref.files.identity import value_hash
-from diffpref.label.config import GeneratorSettings
-from diffpref.label.generators import Drawn, Generator, load_generator
-from diffpref.label.images import TarWriter
-from diffpref.label.plan import Plan, Planned, seed_of
-from diffpref.label.provenance import versions
-from diffpref.label.shards import durable, write_table
-from diffpref.label.stages import Failures, Made, Report, Work, count, one_line, shard_of
+from diffpref.labelling.config import GeneratorSettings
+from diffpref.labelling.generators import Drawn, Generator, load_generator
+from diffpref.labelling.images import TarWriter
+from diffpref.labelling.plan import Plan, Planned, seed_of
+from diffpref.labelling.provenance import versions
+from diffpref.labelling.shards import durable, write_table
+from diffpref.labelling.stages import Failures, Made, Report, Work, count, one_line, shard_of
 
 SCHEMA = pa.schema(
     [

@@ -1,14 +1,14 @@
 """The command `diffpref label`: preference data from prompts, generators and rewards."""
 
-from diffpref.label.settings import parse
+from diffpref.labelling.settings import parse
 
 
 def main(arguments: list[str]) -> int:
     """Run or continue a labelling run; ValueErrors are the user's to mend."""
     config = parse(arguments)
-    from diffpref.label.engine import label, write_config
-    from diffpref.label.executors import slurm
-    from diffpref.label.plan import make_plan
+    from diffpref.labelling.engine import label, write_config
+    from diffpref.labelling.executors import slurm
+    from diffpref.labelling.plan import make_plan
     from diffpref.run.quiet import quiet_libraries
 
     quiet_libraries()

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from diffpref.files import atomic
-from diffpref.label import statistics, tally
-from diffpref.label.database import Database, open_database
-from diffpref.label.sections import AFTER_IT, BEFORE_THE_SHEET, STATUSES, verdict
-from diffpref.label.sheet import draw_sheet
+from diffpref.labelling import statistics, tally
+from diffpref.labelling.database import Database, open_database
+from diffpref.labelling.sections import AFTER_IT, BEFORE_THE_SHEET, STATUSES, verdict
+from diffpref.labelling.sheet import draw_sheet
 from diffpref.report.page import Page
 
 
@@ -56,6 +56,6 @@ def _held_out(path: Path) -> list[str]:
     """The names of the rewards that have no say in the labels."""
     if not path.is_file():
         return []
-    from diffpref.label.settings import from_yaml
+    from diffpref.labelling.settings import from_yaml
 
     return [reward.name for reward in from_yaml(path).rewards if reward.held_out]

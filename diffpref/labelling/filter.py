@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from diffpref.files.identity import value_hash
-from diffpref.label.images import Source, images_markers
-from diffpref.label.plan import Plan
-from diffpref.label.shards import inputs_of, write_table
-from diffpref.label.stages import Made, Report, Work, count, shard_of
+from diffpref.labelling.images import Source, images_markers
+from diffpref.labelling.plan import Plan
+from diffpref.labelling.shards import inputs_of, write_table
+from diffpref.labelling.stages import Made, Report, Work, count, shard_of
 
 SCHEMA = pa.schema(
     [("image_id", pa.string()), ("status", pa.string()), ("duplicate_of", pa.string()), ("bits", pa.int32())]

@@ -12,8 +12,8 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 
-from diffpref.label.plan import Plan
-from diffpref.label.shards import Marker, Shard
+from diffpref.labelling.plan import Plan
+from diffpref.labelling.shards import Marker, Shard
 
 Report: TypeAlias = Callable[[int], None]
 """Called with the number of pictures that were just done."""

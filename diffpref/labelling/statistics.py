@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from diffpref.label.database import Database, correlation, counts, histogram, name
-from diffpref.label.tally import BINS, ratio
+from diffpref.labelling.database import Database, correlation, counts, histogram, name
+from diffpref.labelling.tally import BINS, ratio
 from diffpref.rewards.aggregate import PairCounts
 
 PHI = "phi"

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from diffpref.files import atomic
 from diffpref.files.identity import sha256, value_hash
-from diffpref.label.config import GeneratorSettings, LabelConfig
-from diffpref.label.generators import check_generator, identity
-from diffpref.label.prompts import PromptSettings, check_prompts
-from diffpref.label.shards import FileHashes, write_table
+from diffpref.labelling.config import GeneratorSettings, LabelConfig
+from diffpref.labelling.generators import check_generator, identity
+from diffpref.labelling.prompts import PromptSettings, check_prompts
+from diffpref.labelling.shards import FileHashes, write_table
 
 PLAN, PROMPTS, FORMAT = "plan.json", "prompts.parquet", "diffpref-label-1"
 _REMEDY = "restore it, or choose another output_dir"

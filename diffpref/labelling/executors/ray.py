@@ -10,11 +10,11 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from diffpref.label.config import Run
-from diffpref.label.executors import Progress
-from diffpref.label.executors.local import lock_folder
-from diffpref.label.executors.worker import Worker, device_of
-from diffpref.label.stages import Stage, all_done, pending
+from diffpref.labelling.config import Run
+from diffpref.labelling.executors import Progress
+from diffpref.labelling.executors.local import lock_folder
+from diffpref.labelling.executors.worker import Worker, device_of
+from diffpref.labelling.stages import Stage, all_done, pending
 from diffpref.run.quiet import quiet_libraries
 
 

@@ -14,10 +14,10 @@ from typing import Any, TextIO
 
 import torch
 
-from diffpref.label.config import Run
-from diffpref.label.executors import Progress
-from diffpref.label.executors.worker import Worker, device_of
-from diffpref.label.stages import Stage, all_done
+from diffpref.labelling.config import Run
+from diffpref.labelling.executors import Progress
+from diffpref.labelling.executors.worker import Worker, device_of
+from diffpref.labelling.stages import Stage, all_done
 from diffpref.run.quiet import quiet_libraries
 
 _here: Worker | None = None
