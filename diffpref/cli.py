@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "quickstart": ("diffpref.demo.quickstart", "the whole road on a small real model: samples, DPO, samples, report"),
-    "train": ("diffpref.train", "fine-tune a model on preferences (the same as accelerate launch -m diffpref.train)"),
+    "train": (
+        "diffpref.training.command",
+        "fine-tune a model on preferences (the same as accelerate launch -m diffpref.train)",
+    ),
     "label-pairs": (
         "diffpref.people.command",
         "a local page on which a person compares pictures",

@@ -1,27 +1,15 @@
-"""`accelerate launch -m diffpref.train --config FILE [--key value ...]`: one training run."""
+"""`accelerate launch -m diffpref.train --config FILE [--key value ...]`: the same as `diffpref train`.
+
+This file only runs. Imported as a module it would take the place of the function `diffpref.train`.
+"""
 
 import sys
 
-
-def main(arguments: list[str]) -> int:
-    """Parse the settings and train; ValueErrors are the user's to mend."""
-    from diffpref.training.settings import parse
-
-    config = parse(arguments)
-    from diffpref.run.quiet import quiet_libraries
-
-    quiet_libraries()
-    from diffpref.training.loop import train
-
-    folder = train(config)
-    from accelerate import PartialState
-
-    PartialState().destroy_process_group()
-    print(f"done: {folder / 'report.html' if (folder / 'report.html').is_file() else folder}")
-    return 0
-
+if __name__ == "diffpref.train":
+    raise ImportError("diffpref.train is a command, and in Python a function: from diffpref import train.")
 
 if __name__ == "__main__":
     from diffpref.cli import report_errors
+    from diffpref.training.command import main
 
     sys.exit(report_errors(main, sys.argv[1:]))

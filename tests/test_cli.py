@@ -94,7 +94,7 @@ def test_an_interrupt_is_no_error_of_ours(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_command_gets_the_rest_of_the_line_and_gives_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
-    module = importlib.import_module("diffpref.train")
+    module = importlib.import_module("diffpref.training.command")
     monkeypatch.setattr(module, "main", lambda arguments: seen.append(arguments) or 7)
     assert main(["train", "--rank", "3"]) == 7 and seen == [["--rank", "3"]]
 

@@ -16,6 +16,7 @@ from diffpref.data.rows import Preferences
 from diffpref.data.scoring import score
 from diffpref.files.store import TensorStore
 from diffpref.probes import Batch
+from diffpref.run.done import finished
 from diffpref.run.memory import free_memory
 from diffpref.sources.images import ImageGroups
 from diffpref.training.groups import Data
@@ -58,6 +59,10 @@ class Dataset:
 
         yield Round(basis=basis, summary=rows.summary(), encode=encode)
         return basis.run.output_dir
+
+    def result(self, output: Path) -> Path:
+        """The run's own folder."""
+        return finished(output, [output])
 
     def read(self, data: Data, objective: Objective) -> Preferences:
         """The checked rows, in the form and with the scores that the objective needs."""

@@ -12,7 +12,7 @@ from diffpref.data.prompts import read_prompts
 from diffpref.files.identity import content_key
 from diffpref.probes import StepBatch
 from diffpref.rewards import find_reward
-from diffpref.run.done import is_done
+from diffpref.run.done import finished, is_done
 from diffpref.run.randomness import index_at
 from diffpref.sources.chains import ChainGroups
 from diffpref.sources.claim import claim
@@ -88,6 +88,10 @@ class OnPolicy:
             accelerator.wait_for_everyone()
         assert last is not None, "there is at least one round"
         return last
+
+    def result(self, output: Path) -> Path:
+        """The training of the last finished round, or of the round that is named."""
+        return finished(output, [*(output / f"round-{n}" / "train" for n in range(self.rounds, 0, -1)), output])
 
     def _round(self, basis: Basis, prompts: list[str], folder: Path) -> Round:
         """Chains of these prompts, sampled and labelled, as what one training learns from."""

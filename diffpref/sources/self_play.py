@@ -18,7 +18,7 @@ from diffpref.data.images import read_images
 from diffpref.evaluate.measure import find_measure
 from diffpref.files import atomic
 from diffpref.probes import Batch
-from diffpref.run.done import is_done
+from diffpref.run.done import finished, is_done
 from diffpref.sources.claim import claim
 from diffpref.sources.fakes import Fakes
 from diffpref.sources.measured import Measured
@@ -101,11 +101,25 @@ class SelfPlay:
                 if accelerator.is_main_process:
                     atomic.write_json(out / HISTORY, {"rounds": history})
             last, best = best, out / str(history[number - 1]["best"])
-            values = history[number - 1]["measures"]
-            if values and min(values.values()) >= values["0"]:
+            if _no_better(history[number - 1]):
                 basis.say(f"round {number} did not improve {self.measure}: the game ends here")
                 return last or best
         return best or out
+
+    def result(self, output: Path) -> Path:
+        """The best weights of the last round that improved, or of the round that is named."""
+        history = _read_history(output)
+        if len(history) > 1 and _no_better(history[-1]):
+            del history[-1]
+        if not history:
+            return finished(output, [output])
+        return output / str(history[-1]["best"])
+
+
+def _no_better(entry: dict[str, Any]) -> bool:
+    """Whether a round's best is what it started from."""
+    values = entry["measures"]
+    return bool(values) and min(values.values()) >= values["0"]
 
 
 def _read_history(out: Path) -> list[dict[str, Any]]:

@@ -109,6 +109,14 @@ class Source(Protocol):
         """
         ...
 
+    def result(self, output: Path) -> Path:
+        """The folder of a finished run's trained weights, from its output directory.
+
+        Raises:
+            ValueError: nothing there has finished.
+        """
+        ...
+
 
 def encode_fixed(family: Family, encoder: Encoder, validation: Validation) -> tuple[Cond, Cond]:
     """The validation prompts and the empty prompt."""

@@ -1,0 +1,19 @@
+"""`diffpref train --config FILE [--key value ...]`: one training run."""
+
+
+def main(arguments: list[str]) -> int:
+    """Parse the settings and train; ValueErrors are the user's to mend."""
+    from diffpref.training.settings import parse
+
+    config = parse(arguments)
+    from diffpref.run.quiet import quiet_libraries
+
+    quiet_libraries()
+    from diffpref.training.loop import train
+
+    folder = train(config)
+    from accelerate import PartialState
+
+    PartialState().destroy_process_group()
+    print(f"done: {folder / 'report.html' if (folder / 'report.html').is_file() else folder}")
+    return 0
