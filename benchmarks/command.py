@@ -135,7 +135,7 @@ def main(arguments: list[str]) -> int:
         SystemExit: tyro's own, for --help (status 0) and for arguments that it cannot parse (status 2).
     """
     chosen: Benchmark = tyro.extras.subcommand_cli_from_dict(
-        KINDS,  # type: ignore[arg-type]
+        KINDS,
         args=arguments or ["--help"],
         prog="python -m benchmarks",
         description="Memory, FLOPs and launches counted; speed and memory measured where it can be.",

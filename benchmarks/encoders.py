@@ -49,4 +49,4 @@ def build_encoders(architecture: Architecture, dtype: torch.dtype) -> Encoders:
             kind = getattr(transformers, given["architectures"][0])
             text.append(kind(kind.config_class(**given)))
     parts = [part.to(dtype).requires_grad_(False).eval() for part in text]
-    return Encoders(vae.requires_grad_(False).eval(), tuple(parts), architecture.text_lengths)  # type: ignore[union-attr]
+    return Encoders(vae.requires_grad_(False).eval(), tuple(parts), architecture.text_lengths)

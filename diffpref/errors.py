@@ -16,7 +16,7 @@ def predict(model: Backbone, probe: Probe) -> Float[Tensor, "b k *chw"]:
     """
     b, k = probe.x_t.shape[:2]
     cond = {name: value.repeat_interleave(k, 0) for name, value in probe.cond.items()}
-    return model(probe.x_t.flatten(0, 1), probe.t.repeat_interleave(k, 0), cond).unflatten(0, (b, k))
+    return torch.unflatten(model(probe.x_t.flatten(0, 1), probe.t.repeat_interleave(k, 0), cond), 0, (b, k))
 
 
 def prediction_error(
@@ -37,7 +37,7 @@ def prediction_error(
         ValueError: a target or weight that requires a gradient.
     """
     error, _ = fused_error(prediction.flatten(0, 1), None, target.flatten(0, 1), weight)
-    return error.unflatten(0, prediction.shape[:2])
+    return torch.unflatten(error, 0, prediction.shape[:2])
 
 
 def errors_of(prediction: Float[Tensor, "b k *chw"], reference: Float[Tensor, "b k *chw"], probe: Probe) -> Errors:
@@ -50,7 +50,7 @@ def errors_of(prediction: Float[Tensor, "b k *chw"], reference: Float[Tensor, "b
         ValueError: a reference's prediction that requires a gradient.
     """
     rows = prediction.flatten(0, 1), reference.flatten(0, 1), probe.target.flatten(0, 1)
-    error, difference = (each.unflatten(0, prediction.shape[:2]) for each in fused_error(*rows, probe.weight))
+    error, difference = (torch.unflatten(each, 0, prediction.shape[:2]) for each in fused_error(*rows, probe.weight))
     return Errors(error, prediction_error(reference, probe.target, probe.weight), difference)
 
 

@@ -17,6 +17,12 @@ Schedule: TypeAlias = Callable[[Tensor], Tensor]
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
+def values_of(t: Tensor) -> list[float]:
+    """The numbers of a tensor of times, for messages; whole ones stay whole."""
+    whole = not t.is_floating_point()
+    return [int(value) if whole else float(value) for value in t]
+
+
 def like(coefficient: Tensor, x: Tensor) -> Tensor:
     """The coefficient of each sample, broadcast over the trailing axes of x, in at least x's precision.
 
@@ -85,7 +91,7 @@ class GaussianPath:
         """Raise ValueError where a t is outside the path: at its clean end or below, beyond its last level, or nan."""
         inside = (t >= 0) & (t <= self.last)
         if not bool(inside.all()) or not bool((self.sigma(t) > 0).all()):
-            raise ValueError(f"{name} must lie above the clean end and not above {self.last:g}, got {t.tolist()}.")
+            raise ValueError(f"{name} must lie above the clean end and not above {self.last:g}, got {values_of(t)}.")
 
     def snr(self, t: Tensor) -> Tensor:
         """The signal-to-noise ratio alpha^2 / sigma^2."""

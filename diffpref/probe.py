@@ -7,7 +7,7 @@ from torch import Tensor
 from diffpref.inversion import Inverter, invert
 from diffpref.kernels import noise_and_target
 from diffpref.noise import Generators
-from diffpref.path import GaussianPath, like
+from diffpref.path import GaussianPath, like, values_of
 from diffpref.transition import Ancestral, StepRule
 from diffpref.types import Backbone, Cond, Probe
 
@@ -85,7 +85,7 @@ def inversion_probe(
     _check_one_time_a_prompt(x0, t)
     b, k = x0.shape[:2]
     each = {name: value.repeat_interleave(k, 0) for name, value in (cond or {}).items()}
-    x_t = inverter(
+    inverted = inverter(
         model,
         x0.flatten(0, 1),
         t.repeat_interleave(k, 0),
@@ -95,8 +95,8 @@ def inversion_probe(
         average=average,
         eta=eta,
         generator=generator,
-    ).unflatten(0, (b, k))
-    return inverted_probe(model.path, x0, x_t, t, cond)
+    )
+    return inverted_probe(model.path, x0, torch.unflatten(inverted, 0, (b, k)), t, cond)
 
 
 def inverted_probe(
@@ -156,7 +156,7 @@ def transition_probe(
     path.check_times(t)
     path.check_times(s, "s")
     if not bool((s < t).all()):
-        raise ValueError(f"every step must go down, got t {t.tolist()} and s {s.tolist()}.")
+        raise ValueError(f"every step must go down, got t {values_of(t)} and s {values_of(s)}.")
     step = (rule or Ancestral())(path, t, s)
     if not bool((step.std > 0).all()):
         raise ValueError("a step without noise has no density: leave it out, or sample with noise (eta above 0).")

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffpref.noise import Generators, draw, posterior_std
-from diffpref.path import GaussianPath, like
+from diffpref.path import GaussianPath, like, values_of
 from diffpref.types import Backbone, Cond
 
 
@@ -146,9 +146,10 @@ def sample_chain(
     """
     rule, path = rule or Ancestral(), model.path
     if times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()):
-        raise ValueError(f"times must be two or more falling levels, got {times.tolist()}.")
+        raise ValueError(f"times must be two or more falling levels, got {values_of(times)}.")
     path.check_times(times, "times")
-    latents, densities = [x], []
+    latents: list[Tensor] = [x]
+    densities: list[Tensor] = []
     for here, there in zip(times[:-1], times[1:], strict=True):
         t, s = here.expand(len(x)), there.expand(len(x))
         step, prediction = rule(path, t, s), model(x, t, cond or {})

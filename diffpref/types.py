@@ -36,7 +36,7 @@ class Candidates:
 
     x0: Float[Tensor, "b k *chw"]
     scores: Float[Tensor, "b k"]
-    cond: Cond = field(default_factory=dict)
+    cond: Cond = field(default_factory=dict[str, Tensor])
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Probe:
     target: Float[Tensor, "b k *chw"]
     t: Tensor
     weight: Float[Tensor, " b"]
-    cond: Cond = field(default_factory=dict)
+    cond: Cond = field(default_factory=dict[str, Tensor])
 
 
 @dataclass(frozen=True)

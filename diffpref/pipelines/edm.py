@@ -122,7 +122,7 @@ class EDMPipeline(DiffusionPipeline):
         super().__init__()
         config: Any = unet.config
         picture_shape(config, patch_size)
-        noise_schedule(scheduler.config)  # type: ignore[attr-defined]
+        noise_schedule(scheduler.config)
         count = (config["num_class_embeds"] or 1) - 1
         if classes is not None and len({name.casefold() for name in classes}) != count:
             raise ValueError(f"classes must be {count} different names, one for each class of the UNet, got {classes}.")
@@ -159,7 +159,7 @@ class EDMPipeline(DiffusionPipeline):
         unet: Any = self.unet
         count = batch_size if class_labels is None else len(class_labels)
         labels = self._labels(count, class_labels)
-        noise = noise_schedule(self.scheduler.config)  # type: ignore[attr-defined]
+        noise = noise_schedule(self.scheduler.config)
         sigmas = [*noise.levels(num_inference_steps), 0.0]
         x = self._normal(count, generator) * sigmas[0]
 

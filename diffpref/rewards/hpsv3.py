@@ -91,7 +91,7 @@ class Hpsv3:
         self.head = head.eval().requires_grad_(False)
         self.processor = processor
         self.batch_size = settings.batch_size
-        self.token = processor.tokenizer.convert_tokens_to_ids(TOKEN)  # type: ignore[attr-defined]
+        self.token = processor.tokenizer.convert_tokens_to_ids(TOKEN)
         self.provenance = {
             "scorer": "hpsv3",
             "checkpoint": settings.checkpoint,
@@ -174,9 +174,9 @@ class Hpsv3Settings:
 
         processor = load_processor(self.base)
         added = AddedToken(TOKEN, lstrip=False, rstrip=False, normalized=False, special=True)
-        processor.tokenizer.add_tokens([added], special_tokens=True)  # type: ignore[attr-defined]
+        processor.tokenizer.add_tokens([added], special_tokens=True)
         path = weights_file(self.checkpoint, "HPSv3.safetensors")
-        backbone, head = _load(path, self.base, len(processor.tokenizer), DTYPES[self.dtype])  # type: ignore[attr-defined]
+        backbone, head = _load(path, self.base, len(processor.tokenizer), DTYPES[self.dtype])
         return Hpsv3(
             backbone.to(device),  # type: ignore[arg-type]
             head=head.to(device),

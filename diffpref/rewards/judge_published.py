@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from diffpref.rewards.judge_templates import PairsTemplate, PointsTemplate, Template
+from diffpref.rewards.judge_templates import PairsTemplate, PointsTemplate
 
 SCORES = ("Alignment Score", "Coherence Score", "Style Score")
-TEMPLATES: Mapping[str, Template] = {
+TEMPLATES: Mapping[str, PointsTemplate | PairsTemplate] = {
     "unified_reward_points": PointsTemplate(
         "You are presented with a generated image and its associated text caption. Your task is to analyze the image "
         "across multiple dimensions in relation to the caption. Specifically:\n"

@@ -26,12 +26,21 @@ class Template(Protocol):
 
     mode: ClassVar[str]
     """The setting's word for it."""
-    text: str
-    """What is asked, with {prompt} where the prompt goes."""
-    dimensions: tuple[str, ...]
-    """The names that the reply gives numbers to."""
-    dimension: str
-    """The only one that counts; "" for their mean."""
+
+    @property
+    def text(self) -> str:
+        """What is asked, with {prompt} where the prompt goes."""
+        ...
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The names that the reply gives numbers to."""
+        ...
+
+    @property
+    def dimension(self) -> str:
+        """The only one that counts; "" for their mean."""
+        ...
 
     def unit(self) -> str:
         """What a score is, for the provenance."""

@@ -96,7 +96,7 @@ def inputs(
 
 def refuse_special_tokens(processor: "ProcessorMixin", prompts: Sequence[str]) -> None:
     """Raises ValueError where a prompt holds a token like <|im_end|>, which would end its own question."""
-    special = [token for token in processor.tokenizer.get_added_vocab() if token.startswith("<|")]  # type: ignore[attr-defined]
+    special = [token for token in processor.tokenizer.get_added_vocab() if token.startswith("<|")]
     for place, prompt in enumerate(prompts):
         held = [token for token in special if token in prompt]
         if held:

@@ -40,10 +40,10 @@ class VqaScore:
         self.processor = processor
         self.answers = answers
         self.settings = settings
-        resizing = processor.image_processor  # type: ignore[attr-defined]
+        resizing = processor.image_processor
         self._factor: int = resizing.patch_size * resizing.merge_size
         self._pixels: tuple[int, int] = (resizing.size["shortest_edge"], resizing.size["longest_edge"])
-        words = [processor.tokenizer.decode([token]) for token in answers]  # type: ignore[attr-defined]
+        words = [processor.tokenizer.decode([token]) for token in answers]
         self.provenance = {
             "scorer": "vqascore",
             "checkpoint": settings.checkpoint,
@@ -133,7 +133,7 @@ class VqaScoreSettings:
 
 
 def _single_tokens(processor: "ProcessorMixin", answers: Sequence[str], checkpoint: str) -> list[int]:
-    tokenizer = processor.tokenizer  # type: ignore[attr-defined]
+    tokenizer = processor.tokenizer
     spelled = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
     single = sorted({ids[0] for ids in spelled if len(ids) == 1})
     if not single:

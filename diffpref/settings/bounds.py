@@ -25,10 +25,10 @@ def rule(metadata: Sequence[Any]) -> str:
     for bound in _single(metadata):
         if isinstance(bound, Ge | Gt):
             closed_low = isinstance(bound, Ge)
-            low = f"{bound.ge if isinstance(bound, Ge) else bound.gt:g}"  # type: ignore[str-format]
+            low = f"{bound.ge if isinstance(bound, Ge) else bound.gt:g}"
         elif isinstance(bound, Le | Lt):
             closed_high = isinstance(bound, Le)
-            high = f"{bound.le if isinstance(bound, Le) else bound.lt:g}"  # type: ignore[str-format]
+            high = f"{bound.le if isinstance(bound, Le) else bound.lt:g}"
     if low and high:
         return f"in {'[' if closed_low else '('}{low}, {high}{']' if closed_high else ')'}"
     if low:

@@ -22,7 +22,7 @@ def accelerator_of(run: Run, adapter: Adapter, trackers: Sequence[str] = ()) -> 
     """accelerate with the run's precision and trackers, and autocast where the adapter wants it."""
     return Accelerator(
         mixed_precision=run.mixed_precision,
-        log_with=list(trackers) or None,  # type: ignore[arg-type]
+        log_with=list(trackers) or None,
         project_config=ProjectConfiguration(project_dir=str(run.output_dir), logging_dir=str(run.output_dir / "logs")),
         kwargs_handlers=[AutocastKwargs(enabled=adapter.autocast)],
     )

@@ -111,7 +111,7 @@ class _Stream(Dataset):
             self._order = (epoch, self.groups.order(self.drawing.seed, epoch))
         return self._order[1][place]
 
-    def __getitem__(self, positions: Sequence[int]) -> AnyBatch:  # type: ignore[override]
+    def __getitem__(self, positions: Sequence[int]) -> AnyBatch:
         indices = [self._index(position) for position in positions]
         count, how = len(self.groups), self.drawing
         places = [how.place(position, index, count) for position, index in zip(positions, indices, strict=True)]
@@ -148,5 +148,5 @@ def batches(groups: Groups, drawing: Drawing, share: Share, *, first_step: int, 
 
     # batch_size None: each item of the sampler is a list of positions, and the data set returns the whole batch.
     return iter(
-        DataLoader(_Stream(groups, drawing), batch_size=None, sampler=positions(), collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+        DataLoader(_Stream(groups, drawing), batch_size=None, sampler=positions(), collate_fn=lambda batch: batch)
     )

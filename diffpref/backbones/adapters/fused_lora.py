@@ -87,5 +87,5 @@ def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     """left @ right as dtype, summed and returned in it where the device can."""
     wide = WIDE and left.dtype in (torch.float16, torch.bfloat16) and dtype == torch.float32
     if wide and left.device.type in ("cuda", "meta"):
-        return torch.mm(left, right, out_dtype=dtype)  # type: ignore[call-overload]
+        return torch.mm(left, right, out_dtype=dtype)
     return (left @ right).to(dtype)

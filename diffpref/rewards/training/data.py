@@ -132,7 +132,7 @@ class _Batches(Dataset):
     data: PairData
     processor: Processor
 
-    def __getitem__(self, indices: Sequence[int]) -> PairBatch:  # type: ignore[override]
+    def __getitem__(self, indices: Sequence[int]) -> PairBatch:
         return self.data.batch(indices, self.processor)
 
 
@@ -145,7 +145,7 @@ def batches(
         DataLoader(
             _Batches(data, processor),
             batch_size=None,
-            sampler=indices,  # type: ignore[arg-type]
+            sampler=indices,
             num_workers=workers,
             collate_fn=lambda batch: batch,
         )

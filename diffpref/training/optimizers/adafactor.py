@@ -26,7 +26,7 @@ class Adafactor:
         from transformers.optimization import Adafactor as Stock
 
         return Stock(
-            parameters,  # type: ignore[arg-type]
+            parameters,
             lr=rate,
             weight_decay=self.adam_weight_decay,
             clip_threshold=1.0,

@@ -72,4 +72,4 @@ class LoRATuning:
         tensors = {f"base_model.model.{name}": t.detach().cpu().contiguous() for name, t in lora_state(clip).items()}
         with atomic.new_folder(folder / "adapter") as new:
             save_file(tensors, new / "adapter_model.safetensors", metadata={"format": "pt"})
-            clip.peft_config[ADAPTER].save_pretrained(new)  # type: ignore[union-attr,index]
+            clip.peft_config[ADAPTER].save_pretrained(new)
