@@ -80,7 +80,14 @@ MORE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "tiny-sdxl/smpo",
         {"inversion_model": "policy", "stored_inversions": 0, "inversion_eta": 0.1, "inversion_steps": 2},
     ),
-    "compat": ("tiny-sdxl/inpo", {"inverter": "examples/official_inversion.py:invert_as_published", "stored_inversions": 0, "inversion_steps": 3}),
+    "compat": (
+        "tiny-sdxl/inpo",
+        {
+            "inverter": "examples/official_inversion.py:invert_as_published",
+            "stored_inversions": 0,
+            "inversion_steps": 3,
+        },
+    ),
     "adafactor": (
         "tiny-sd3/rankdpo",
         {"optimizer": "adafactor", "shared_noise": False, "scale_lr": True, "learning_rate": 1e-5, "rank": 4},
