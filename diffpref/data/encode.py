@@ -103,24 +103,7 @@ def encode_preferences(
     Raises:
         ValueError: an image that cannot be decoded, or a disk that is too small; names the row.
     """
-    look = f"{framing.resolution}/{dtype}/{encoder.identity}"
-    groups: list[Group] = []
-    texts: dict[str, str] = {}
-    # Places, not images: the images of a large data set do not fit in memory.
-    todo: dict[str, tuple[int, int, tuple[float, float], bool]] = {}
-    for index, row in enumerate(preferences):
-        offset = framing.offset(row.where)
-        keys: dict[bool, list[str]] = {False: [], True: []}
-        for place, source in enumerate(row.images):
-            data = _bytes(source)
-            for mirror in (False, True) if framing.flip else (False,):
-                key = content_key(data, look, f"{offset}", f"mirrored {mirror}")
-                keys[mirror].append(key)
-                if key not in store:
-                    todo.setdefault(key, (index, place, offset, mirror))
-        prompt = content_key(row.prompt, dtype, encoder.identity)
-        texts[prompt] = row.prompt
-        groups.append(Group(tuple(keys[False]), tuple(keys[True]), prompt, row.scores))
+    groups, texts, todo = _keys(preferences, encoder.identity, store, framing, dtype)
     rank, processes = share
     # By the key, not by the place among the missing: another process may have written before this one looked.
     prompts = [key for key in store.missing(texts) if int(key[:8], 16) % processes == rank]
@@ -150,6 +133,34 @@ def encode_preferences(
     store.flush()
     digest = content_key(*(repr(group) for group in groups))
     return EncodedPreferences(groups, store, digest)
+
+
+Todo = dict[str, tuple[int, int, tuple[float, float], bool]]
+"""Keys -> row, place in it, crop and mirroring. Places, not images, of which a large data set has more than memory."""
+
+
+def _keys(
+    preferences: Preferences, identity: str, store: TensorStore, framing: Framing, dtype: str
+) -> tuple[list[Group], dict[str, str], Todo]:
+    """The groups as keys, each prompt by its key, and what of the images is not in the store."""
+    look = f"{framing.resolution}/{dtype}/{identity}"
+    groups: list[Group] = []
+    texts: dict[str, str] = {}
+    todo: Todo = {}
+    for index, row in enumerate(preferences):
+        offset = framing.offset(row.where)
+        keys: dict[bool, list[str]] = {False: [], True: []}
+        for place, source in enumerate(row.images):
+            data = _bytes(source)
+            for mirror in (False, True) if framing.flip else (False,):
+                key = content_key(data, look, f"{offset}", f"mirrored {mirror}")
+                keys[mirror].append(key)
+                if key not in store:
+                    todo.setdefault(key, (index, place, offset, mirror))
+        prompt = content_key(row.prompt, dtype, identity)
+        texts[prompt] = row.prompt
+        groups.append(Group(tuple(keys[False]), tuple(keys[True]), prompt, row.scores))
+    return groups, texts, todo
 
 
 def _batches(items: Sequence, size: int) -> Iterator[tuple[int, Sequence]]:

@@ -1,5 +1,6 @@
 """RankDPO (Karthik et al. 2024, arXiv 2410.18013): DPO over ranked lists, each pair at its cost in DCG."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -12,6 +13,27 @@ from torch import Tensor
 from diffpref.objectives.alarms import Collapse
 from diffpref.settings import bounds
 from diffpref.types import Alarm, Errors
+
+
+def _all_pairs(weights: Float[Tensor, "b k k"]) -> float:
+    k = weights.shape[1]
+    return k * (k - 1) / 2
+
+
+def _all_weights(weights: Float[Tensor, "b k k"]) -> Float[Tensor, " b"]:
+    return weights.sum((1, 2)).clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def _nothing(weights: Float[Tensor, "b k k"]) -> float:
+    return 1.0
+
+
+DIVISORS: Mapping[str, Callable[[Tensor], Tensor | float]] = {
+    "sum": _nothing,
+    "pairs": _all_pairs,
+    "weights": _all_weights,
+}
+"""What the sum over a list's pairs is divided by, by the name of `normalize`."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,7 @@ class RankDPO:
 
     def __post_init__(self) -> None:
         bounds.check(self)
-        for name, known in (("discount", ("ln", "log2")), ("normalize", ("sum", "pairs", "weights"))):
+        for name, known in (("discount", ("ln", "log2")), ("normalize", tuple(DIVISORS))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
 
@@ -67,11 +89,7 @@ class RankDPO:
         weights = self._weights(scores.to(r.dtype))
         loss = -F.logsigmoid(self.beta * (r[:, :, None] - r[:, None, :]))
         total = (weights * loss).sum((1, 2))
-        if self.normalize == "pairs":
-            return total / (k * (k - 1) / 2)
-        if self.normalize == "weights":
-            return total / weights.sum((1, 2)).clamp(min=torch.finfo(r.dtype).tiny)
-        return total
+        return total / DIVISORS[self.normalize](weights)
 
     def _weights(self, scores: Float[Tensor, "b k"]) -> Float[Tensor, "b k k"]:
         """Delta_ij where i is preferred to j, else 0."""

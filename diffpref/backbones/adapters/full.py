@@ -28,6 +28,42 @@ image = pipe({prompt}).images[0]
 
 
 @dataclass(frozen=True)
+class Resident:
+    """The reference beside the policy, as a frozen copy on the device."""
+
+    in_the_policys_place: ClassVar[bool] = False
+
+    def copy(self, network: torch.nn.Module, precision: torch.dtype) -> torch.nn.Module | None:
+        return frozen_copy(network, precision)
+
+    def bytes(self, parameters: int, precision: torch.dtype) -> int:
+        return parameters * precision.itemsize
+
+    def streamed(self, network: torch.nn.Module) -> StreamedReference | None:
+        return None
+
+
+@dataclass(frozen=True)
+class OnTheHost:
+    """The reference in the machine's memory; its weights take the policy's place once in each step."""
+
+    in_the_policys_place: ClassVar[bool] = True
+
+    def copy(self, network: torch.nn.Module, precision: torch.dtype) -> torch.nn.Module | None:
+        return None
+
+    def bytes(self, parameters: int, precision: torch.dtype) -> int:
+        return 0
+
+    def streamed(self, network: torch.nn.Module) -> StreamedReference | None:
+        return StreamedReference(network)
+
+
+MEMORY: Mapping[str, Resident | OnTheHost] = {"resident": Resident(), "streamed": OnTheHost()}
+"""The choices of `reference_memory`."""
+
+
+@dataclass(frozen=True)
 class Full:
     """All weights of the network, in float32: an update at a usual rate is below half a step of bfloat16."""
 
@@ -49,7 +85,7 @@ class Full:
         """Every backbone can be trained as a whole."""
 
     def check_policy_inverts(self) -> None:
-        if self.reference_memory == "streamed":
+        if MEMORY[self.reference_memory].in_the_policys_place:
             raise ValueError(
                 "reference_memory: streamed has the reference's weights in the policy's place while a batch is "
                 "inverted, so that the policy cannot invert it: set inversion_model: reference."
@@ -59,10 +95,10 @@ class Full:
         return torch.float32
 
     def copy(self, network: torch.nn.Module, precision: torch.dtype) -> torch.nn.Module | None:
-        return frozen_copy(network, precision) if self.reference_memory == "resident" else None
+        return MEMORY[self.reference_memory].copy(network, precision)
 
     def reference_bytes(self, parameters: int, precision: torch.dtype) -> int:
-        return parameters * precision.itemsize if self.reference_memory == "resident" else 0
+        return MEMORY[self.reference_memory].bytes(parameters, precision)
 
     def attach(self, network: torch.nn.Module, family: Kind, *, seed: int) -> Sequence[str]:
         return ()
@@ -71,7 +107,7 @@ class Full:
         return model
 
     def streamed(self, network: torch.nn.Module) -> StreamedReference | None:
-        return StreamedReference(network) if self.reference_memory == "streamed" else None
+        return MEMORY[self.reference_memory].streamed(network)
 
     def state(self, network: torch.nn.Module) -> dict[str, Tensor]:
         return network.state_dict()
