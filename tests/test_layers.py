@@ -87,3 +87,48 @@ def test_help_loads_nothing() -> None:
     )
     stopped = "except SystemExit as stop:\n    assert not stop.code, stop.code"
     assert modules_after(run + stopped) == set()
+
+
+LOW = {
+    "files": set(),
+    "settings": set(),
+    "report": {"files"},
+    "run": {"files", "report"},
+    "probes": {"files", "run", "settings"},
+    "backbones": {"files", "pipelines"},
+    "engine": {"files", "backbones", "probes"},
+}
+"""Rooms below training, with the rooms that each may import beside the core."""
+
+
+def imported_at_the_top(file: Path) -> set[str]:
+    """The package's modules that a file imports when it is imported, types for checkers aside."""
+    found: set[str] = set()
+    bodies = [ast.parse(file.read_text(encoding="utf-8")).body]
+    while bodies:
+        for node in bodies.pop():
+            if isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+                bodies.append(node.body)
+            elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("diffpref."):
+                for alias in node.names:
+                    module = f"{node.module}.{alias.name}"
+                    found.add(module if (ROOT / module.replace(".", "/")).with_suffix(".py").is_file() else node.module)
+    return found
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    files = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in PACKAGE.rglob("*.py")}
+    files = {name.removesuffix(".__init__"): file for name, file in files.items()}
+    left = {name: imported_at_the_top(file) & set(files) for name, file in files.items()}
+    while free := [name for name, needs in left.items() if not needs & set(left)]:
+        for name in free:
+            del left[name]
+    assert not left, f"in a circle, or above one: {sorted(left)}"
+
+
+@pytest.mark.parametrize("room", LOW)
+def test_a_room_imports_only_rooms_below_it(room: str) -> None:
+    allowed = LOW[room] | {room, *CORE, "noise"}
+    for file in (PACKAGE / room).rglob("*.py"):
+        for module in imported_at_the_top(file):
+            assert module.split(".")[1] in allowed, f"{file.relative_to(ROOT)} imports {module}"
