@@ -18,9 +18,13 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def values_of(t: Tensor) -> list[float]:
-    """The numbers of a tensor of times, for messages; whole ones stay whole."""
+    """The numbers of a tensor of times, for messages; whole ones stay whole.
+
+    >>> values_of(torch.tensor([900, 300]))
+    [900, 300]
+    """
     whole = not t.is_floating_point()
-    return [int(value) if whole else float(value) for value in t]
+    return [int(value) if whole else float(value) for value in t.flatten()]
 
 
 def like(coefficient: Tensor, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diffpref.train import main
+from diffpref.training.command import main
 from tests.golden import NUMBERS, ROOT, compare, numbers, record
 from tests.golden_read import flat, read_outputs
 from tests.golden_runs import units

@@ -14,6 +14,7 @@ from torch import Tensor
 from diffpref.backbones import Checkpoint, Encoder, Times
 from diffpref.backbones.edm import EDM, EDMNetwork, LogNormalTimes
 from diffpref.backbones.edm_pictures import MOST_LABELS, EDMDecoder, find_class
+from diffpref.backbones.prompts import collate
 from diffpref.data.encode import Framing, encode_preferences, to_square
 from diffpref.data.pairs import as_pairs
 from diffpref.data.preferences import read_preferences
@@ -289,13 +290,14 @@ def test_classes_survive_the_cache_and_equal_models_agree(grey: Checkpoint, tmp_
     encoder, store = EDM(grey).load_encoder(CPU), TensorStore(tmp_path / "cache")
     empty = EDM(grey).empty_prompt(encoder)
     rows = save_rows(tmp_path)
-    data = encode_preferences(rows, encoder, store, Framing(SIZE), dtype=dtype, empty=empty)
-    candidates = data.candidates([0, 1, 2], [False] * 3, [False, False, True])
-    assert candidates.cond["labels"].tolist() == [2, 1, 3]
+    data = encode_preferences(rows, encoder, store, Framing(SIZE), dtype=dtype)
+    groups = [data.group(place, mirrored=False) for place in range(3)]
+    prompts = collate([groups[0][1], groups[1][1], {name: value[0] for name, value in empty.items()}])
+    assert prompts["labels"].tolist() == [2, 1, 3]
     network, path = EDM(grey).load_network(torch.float32), EDM(grey).path
     policy, reference = EDMNetwork(network, path), EDMNetwork(EDM(grey).load_network(torch.float32), path)
-    cond = EDM(Checkpoint("")).group_cond(candidates.cond, SIZE)
-    x0 = candidates.x0
+    cond = EDM(Checkpoint("")).group_cond(prompts, SIZE)
+    x0 = torch.stack([images for images, _, _ in groups]).float()
     errors = compare(policy, reference, forward_probe(path, x0, torch.tensor([0.1, 1.0, 9.0]), normal(*x0.shape), cond))
     assert not errors.log_ratio.any() and errors.policy.min() > 0
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffpref.backbones.prompts import collate
 from diffpref.data.decode import decode
 from diffpref.data.encode import Framing, encode_preferences
 from diffpref.data.images import read_images
@@ -237,12 +238,14 @@ def test_single_images_are_encoded_and_labels_survive_the_cache(
     """bfloat16 has 8 bits: 999 would be 1000, and above 256 every second class its neighbour."""
     rows = read_images(parquet({"image": [image_bytes(0), image_bytes(255)], "label": [999, 257]}))
     store = TensorStore(tmp_path / "cache")
-    empty = {"labels": torch.tensor([1000]), "embeds": torch.zeros(1, 1)}
-    data = encode_preferences(rows, ClassEncoder(), store, Framing(6), dtype=dtype, empty=empty)
-    candidates = data.candidates([0, 1, 0], [False] * 3, [False, False, True])
-    assert candidates.x0.shape == (3, 1, 3, 6, 6) and candidates.scores.tolist() == [[1.0]] * 3
-    assert candidates.x0.mean((1, 2, 3, 4)).tolist() == [-1.0, 1.0, -1.0]
-    assert candidates.cond["labels"].tolist() == [999.0, 257.0, 1000.0]
+    data = encode_preferences(rows, ClassEncoder(), store, Framing(6), dtype=dtype)
+    groups = [data.group(place, mirrored=False) for place in range(2)]
+    x0 = torch.stack([images for images, _, _ in groups]).float()
+    assert x0.shape == (2, 1, 3, 6, 6) and [scores for _, _, scores in groups] == [(1.0,)] * 2
+    assert x0.mean((1, 2, 3, 4)).tolist() == [-1.0, 1.0]
+    empty = {"labels": torch.tensor(1000), "embeds": torch.zeros(1)}
+    cond = collate([groups[0][1], groups[1][1], empty])
+    assert cond["labels"].tolist() == [999.0, 257.0, 1000.0]
     stored = TensorStore(tmp_path / "cache").get(data.groups[0].prompt)
     assert stored["labels"].dtype == torch.int64 and stored["labels"].item() == 999
     assert stored["embeds"].dtype == getattr(torch, dtype)
