@@ -2,8 +2,8 @@
 
     python examples/compare_methods.py [--jobs 2] [--seeds 0] [--methods dpo smpo] [--backbones tiny-sdxl]
 
-Each run is the config configs/BACKBONE/METHOD.yaml with its own seed, in a process of its own. What is finished is kept
-in --output_dir, so the command goes on where it was stopped. It ends with comparison.md and comparison.svg there.
+Each run is configs/BACKBONE/METHOD.yaml with its own seed, in a process of its own. What is finished is kept in
+--output_dir, so the command goes on where it was stopped. It ends with comparison.md and comparison.svg there.
 """
 
 import argparse
@@ -243,8 +243,8 @@ def main() -> None:
         if (path := folder(*place) / "result.json").is_file():
             results.setdefault(place[:2], []).append(Result(**json.loads(path.read_text())))
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    (args.output_dir / "comparison.md").write_text(table(results))
-    (args.output_dir / "comparison.svg").write_text(plot(results))
+    for name, text in (("md", table(results)), ("svg", plot(results))):
+        (args.output_dir / f"comparison.{name}").write_text(text)
     print(table(results))
 
 

@@ -97,44 +97,6 @@ def build(kind: type[T], values: Mapping[str, Any], where: str, ready: Mapping[s
         raise ValueError(f"{where}: {problem}") from None
 
 
-def replace_flat(
-    config: T,
-    values: Mapping[str, Any],
-    fields: Mapping[str, tuple[str, Any]],
-    where: str,
-    *,
-    aliases: Mapping[str, str] | None = None,
-    others: Sequence[str] = (),
-) -> T:
-    """The config, a dataclass of groups, with flat keys replaced in the group that holds each.
-
-    Args:
-        fields: every key -> its group and its type.
-        aliases: another name of a key -> the key.
-        others: keys that the caller reads itself, for the nearest key of an unknown one.
-
-    Raises:
-        ValueError: an unknown key, a wrong type or a value outside its range; names the key and `where`.
-    """
-    aliases, changes = aliases or {}, dict[str, dict[str, Any]]()
-    for given, value in values.items():
-        key = aliases.get(given, given)
-        if key != given and key in values:
-            raise ValueError(f"{where}: {given} and {key} are two names of one setting: give one of them.")
-        if key not in fields:
-            raise ValueError(f"{where}: unknown key {given!r}.{nearest(given, [*fields, *aliases, *others])}")
-        group, hint = fields[key]
-        try:
-            changes.setdefault(group, {})[key] = convert(value, hint)
-        except TypeError as rule:
-            raise ValueError(f"{where}: {given} must be {rule}, got {value!r}.") from None
-    try:
-        parts = {g: dataclasses.replace(getattr(config, g), **some) for g, some in changes.items()}
-    except ValueError as problem:
-        raise ValueError(f"{where}: {problem}") from None
-    return dataclasses.replace(config, **parts)  # type: ignore[type-var]
-
-
 def plain(value: Any) -> Any:
     """The value as YAML can hold it."""
     if isinstance(value, Mapping):
