@@ -58,7 +58,7 @@ def _entries(path: Path) -> Iterator[Entry]:
             for name in file.keys():
                 yield name, of_tensor(file.get_tensor(name))
     elif path.suffix == ".pt":
-        yield from flat(torch.load(path, map_location="cpu", weights_only=False))
+        yield from flat(torch.load(path, map_location="cpu", weights_only=True))
     elif path.suffix == ".json":
         yield from flat(json.loads(path.read_text(encoding="utf-8")))
     elif path.suffix == ".jsonl":

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffpref.backbones.prompts import collate, split
 from diffpref.probes import AnyBatch
-from diffpref.run.randomness import generator
+from diffpref.run.randomness import generator, positions_of
 from diffpref.types import Cond
 
 
@@ -141,10 +141,10 @@ def batches(groups: Groups, drawing: Drawing, share: Share, *, first_step: int, 
     The groups of a process in a step are neighbours, so that they may share what they have in common."""
 
     def positions() -> Iterator[list[int]]:
+        cut, own = {"size": share.size, "accumulation": share.accumulation}, (share.rank, share.processes)
         for step in range(first_step, steps):
             for part in range(share.accumulation):
-                start = ((step * share.processes + share.rank) * share.accumulation + part) * share.size
-                yield list(range(start, start + share.size))
+                yield list(positions_of(step, part, share=own, **cut))
 
     # batch_size None: each item of the sampler is a list of positions, and the data set returns the whole batch.
     return iter(
