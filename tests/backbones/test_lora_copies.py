@@ -111,48 +111,11 @@ def test_a_copied_network_has_copies_of_its_own() -> None:
     assert torch.equal(other(**given).sample, before)
 
 
-COMPILED = """
-import json, torch
-from diffusers.models.attention import BasicTransformerBlock
-from diffpref.backbones.attention.processors import install_attention
-from diffpref.backbones.adapters import trainable
-torch.manual_seed(0)
-block = torch.nn.Module()
-block.add_module("inner", BasicTransformerBlock(32, 2, 16, cross_attention_dim=24))
-from diffusers import UNet2DConditionModel
-from tests.small_sdxl import small_unet
-network = small_unet()
-attach_lora(network, 4, ("to_k", "to_q", "to_v", "to_out.0"), seed=0)
-install_attention(network, "auto", torch.float32)
-for parameter in trainable(network):
-    parameter.data += 0.3 * torch.randn(parameter.shape)
-block = next(m for m in network.modules() if isinstance(m, BasicTransformerBlock))
-x, text = torch.randn(2, 9, block.norm1.normalized_shape[0]), torch.randn(2, 5, 32)
-
-def results(call):
-    network.zero_grad()
-    given = x.clone().requires_grad_()
-    y = call(given, encoder_hidden_states=text)
-    y.square().mean().backward()
-    found = [y.detach(), given.grad, *(p.grad.clone() for p in trainable(block))]
-    return found
-
-compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
-pairs = list(zip(results(block), results(compiled), strict=True))
-network.disable_adapters()
-with torch.no_grad():
-    pairs.append((block(x, encoder_hidden_states=text), compiled(x, encoder_hidden_states=text)))
-network.enable_adapters()
-pairs += list(zip(results(block), results(compiled), strict=True))
-print(json.dumps([len(pairs), max(((a - b).abs().max() / a.abs().max()).item() for a, b in pairs)]))
-"""
-
-
 @pytest.mark.slow
 def test_a_block_compiles_without_a_break() -> None:
     """In a process of its own: the tests' checks of annotations are no code that compiles."""
     done = subprocess.run(
-        [sys.executable, "-c", COMPILED],
+        [sys.executable, "-m", "tests.programs.compiled_block"],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
