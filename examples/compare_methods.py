@@ -221,15 +221,14 @@ def main() -> None:
         return args.output_dir / backbone / f"{method}-{seed}"
 
     if args.one:
-        (place,) = places
-        one(*place, folder(*place), args.split, args.captions)
+        one(*places[0], folder(*places[0]), args.split, args.captions)
         return
 
     def start(place: tuple[str, str, int]) -> None:
         backbone, method, seed = place
+        folder(*place).mkdir(parents=True, exist_ok=True)
         if (folder(*place) / "result.json").is_file():
             return
-        folder(*place).mkdir(parents=True, exist_ok=True)
         line = [sys.executable, __file__, "--one", "--backbones", backbone, "--methods", method, "--seeds", str(seed)]
         line += ["--output_dir", str(args.output_dir), "--captions", str(args.captions), "--split", args.split]
         with (folder(*place) / "log.txt").open("w") as log:
@@ -239,12 +238,11 @@ def main() -> None:
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(start, places))
     results: dict[tuple[str, str], list[Result]] = {}
-    for place in places:
-        if (path := folder(*place) / "result.json").is_file():
+    for path, place in ((folder(*place) / "result.json", place) for place in places):
+        if path.is_file():
             results.setdefault(place[:2], []).append(Result(**json.loads(path.read_text())))
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    for name, text in (("md", table(results)), ("svg", plot(results))):
-        (args.output_dir / f"comparison.{name}").write_text(text)
+    (args.output_dir / "comparison.md").write_text(table(results))
+    (args.output_dir / "comparison.svg").write_text(plot(results))
     print(table(results))
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -10,7 +11,6 @@ from jaxtyping import Float64
 
 from diffpref.label.database import Database, correlation, counts, histogram, name
 from diffpref.label.tally import BINS, ratio
-from diffpref.rewards.aggregate import PairCounts
 
 PHI = "phi"
 SPREAD = 4.0
@@ -57,6 +57,26 @@ def of_rewards(database: Database) -> dict[str, dict[str, Any]]:
             },
         }
     return figures
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """Pairs of images of the same prompt, counted."""
+
+    agreement: int
+    """Pairs that both rewards order alike, less those that they order otherwise."""
+    ordered_a: int
+    """Pairs that the first reward does not tie."""
+    ordered_b: int
+
+    @property
+    def tau_b(self) -> float:
+        """Kendall's tau-b in [-1, 1]; not a number where one of the rewards ties every pair.
+
+        tau_b = (concordant - discordant) / sqrt(pairs untied in a * pairs untied in b); Kendall 1945, Biometrika 33.
+        """
+        ordered = math.sqrt(self.ordered_a) * math.sqrt(self.ordered_b)
+        return self.agreement / ordered if ordered else math.nan
 
 
 def count_pairs(database: Database) -> dict[tuple[str, str], PairCounts]:

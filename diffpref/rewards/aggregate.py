@@ -4,9 +4,7 @@ Axes: r rewards, k candidates of one prompt, n pictures of any number of prompts
 arithmetic is in float64. `weights` say how much each reward counts against the others; left out, all count the same.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -108,63 +106,6 @@ def ranks(phi: Float[Tensor, " k"], z: Float[Tensor, " k"], ids: Sequence[str]) 
     rank = torch.empty(len(keys), dtype=torch.int64)
     rank[sorted(range(len(keys)), key=keys.__getitem__)] = torch.arange(1, len(keys) + 1)
     return rank
-
-
-@dataclass(frozen=True)
-class PairCounts:
-    """Pairs of pictures of the same prompt, counted; counts of several parts of a data set add up."""
-
-    agreement: int
-    """Pairs that both rewards order alike, less those that they order otherwise."""
-    ordered_a: int
-    """Pairs that the first reward does not tie."""
-    ordered_b: int
-
-    def __add__(self, other: "PairCounts") -> "PairCounts":
-        return PairCounts(
-            self.agreement + other.agreement, self.ordered_a + other.ordered_a, self.ordered_b + other.ordered_b
-        )
-
-    @property
-    def tau_b(self) -> float:
-        """Kendall's tau-b in [-1, 1]; not a number where one of the rewards ties every pair.
-
-        tau_b = (concordant - discordant) / sqrt(pairs untied in a * pairs untied in b); Kendall 1945, Biometrika 33.
-        """
-        ordered = math.sqrt(self.ordered_a) * math.sqrt(self.ordered_b)
-        return self.agreement / ordered if ordered else math.nan
-
-
-def pair_counts(
-    a: Float[Tensor, " n"], b: Float[Tensor, " n"], *, groups: Int[Tensor, " n"] | None = None
-) -> PairCounts:
-    """The pairs within each group, counted for `PairCounts.tau_b`; takes n times the largest group's size in time.
-
-    Args:
-        groups: the prompt of each picture, as any whole number; left out, all pictures are of one.
-    """
-    _finite("a", a)
-    _finite("b", b)
-    groups = torch.zeros(len(a), dtype=torch.int64) if groups is None else groups
-    groups, order = groups.sort(stable=True)
-    a, b = a.double()[order], b.double()[order]
-    total = PairCounts(0, 0, 0)
-    for apart in range(1, len(a)):
-        same = groups[apart:] == groups[:-apart]
-        if not same.any():
-            break  # the groups lie together, so that none has two pictures further apart
-        sign_a = (a[apart:] - a[:-apart])[same].sign()
-        sign_b = (b[apart:] - b[:-apart])[same].sign()
-        total += PairCounts(int((sign_a * sign_b).sum()), int(sign_a.abs().sum()), int(sign_b.abs().sum()))
-    return total
-
-
-def kendall_tau_b(a: Float[Tensor, " n"], b: Float[Tensor, " n"], *, groups: Int[Tensor, " n"] | None = None) -> float:
-    """Kendall's tau-b of two rewards over the pairs within all groups together, in [-1, 1]; see `PairCounts.tau_b`.
-
-    Pooled, not averaged over groups: with four pictures a prompt many a group alone has no tau.
-    """
-    return pair_counts(a, b, groups=groups).tau_b
 
 
 def _checked(scores: Tensor, weights: Tensor | None) -> tuple[Float[Tensor, "r k"], Float[Tensor, " r"]]:

@@ -243,8 +243,7 @@ def test_single_images_are_encoded_and_labels_survive_the_cache(
     x0 = torch.stack([images for images, _, _ in groups]).float()
     assert x0.shape == (2, 1, 3, 6, 6) and [scores for _, _, scores in groups] == [(1.0,)] * 2
     assert x0.mean((1, 2, 3, 4)).tolist() == [-1.0, 1.0]
-    empty = {"labels": torch.tensor(1000), "embeds": torch.zeros(1)}
-    cond = collate([groups[0][1], groups[1][1], empty])
+    cond = collate([groups[0][1], groups[1][1], {"labels": torch.tensor(1000), "embeds": torch.zeros(1)}])
     assert cond["labels"].tolist() == [999.0, 257.0, 1000.0]
     stored = TensorStore(tmp_path / "cache").get(data.groups[0].prompt)
     assert stored["labels"].dtype == torch.int64 and stored["labels"].item() == 999

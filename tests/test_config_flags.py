@@ -1,0 +1,143 @@
+"""Settings from the command line: over the file, aliases, choices and presets, messages."""
+
+from pathlib import Path
+
+import pytest
+
+from diffpref.objectives import OBJECTIVES
+from diffpref.training.config import ALIASES, TrainConfig
+from diffpref.training.optimizers import Adafactor
+from diffpref.training.settings import from_mapping, from_yaml, parse, to_mapping
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def written(tmp_path: Path):
+    def write(text: str) -> Path:
+        path = tmp_path / "run.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_the_command_line_goes_over_the_file_wherever_config_stands(written) -> None:
+    path = written("beta: 100\nsft: 1\nrank: 8\nvalidation_prompts: [x]\noptimizer: adafactor")
+    for line in (
+        ["--config", str(path), "--beta", "200", "--rank", "16"],
+        ["--beta", "200", f"--config={path}", "--rank=16"],
+        ["--beta_dpo", "200", "--rank", "16", "--config", str(path)],
+    ):
+        config = parse(line)
+        assert (config.objective.beta, config.objective.sft, config.adapter.rank) == (200.0, 1.0, 16)
+        assert config.optimizer == Adafactor() and config.validation.validation_prompts == ("x",)
+    assert parse(["--config", str(path)]) == from_yaml(path)
+    assert parse([]) == TrainConfig()
+
+
+def test_flags_of_every_kind() -> None:
+    config = parse(
+        "--anchor 1.5 --learning_rate 1e-6 --random_flip True --mixed_precision no --cache_dir c --output-dir o"
+        " --train_data_dir d --max_train_samples 5 --validation_prompts a b --resume_from_checkpoint None".split()
+    )
+    assert config.objective.anchor == 1.5 and config.optimization.learning_rate == 1e-6
+    assert config.data.random_flip and config.run.mixed_precision == "no" and config.data.dataset_name == "d"
+    assert (config.data.cache_dir, config.run.output_dir) == (Path("c"), Path("o"))
+    assert config.data.max_train_samples == 5 and config.run.resume_from_checkpoint is None
+    assert config.validation.validation_prompts == ("a", "b")
+
+
+@pytest.mark.parametrize("alias", sorted(ALIASES))
+@pytest.mark.parametrize("dashes", [False, True])
+def test_aliases_are_flags_too(alias: str, dashes: bool) -> None:
+    flag = alias.replace("_", "-") if dashes else alias
+    assert parse([f"--{flag}", "3"]) == parse([f"--{flag}=3"]) == parse([f"--{ALIASES[alias]}", "3"]) != TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        (["--rank", "x"], "--rank"),
+        (["--objective", "smpo", "--gamma", "-5"], "gamma must be above 0, got -5.0"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(line: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(line)
+    assert stop.value.code == 2 and part in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["--betta", "1"], "the command line: unknown key 'betta'. Perhaps you meant 'beta'"),
+        (["--gamma", "1"], "gamma belongs to objective: smpo"),
+        (["--adapter", "dora"], "adapter must be one of lora, full, .*Perhaps you meant 'lora'"),
+        (["--optimizer", "adafactor", "--adam_beta1", "0.5"], "adam_beta1 belongs to optimizer: adamw"),
+    ],
+)
+def test_flags_have_the_messages_of_the_keys(line: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(line)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_every_objective_can_be_chosen_and_has_its_own_flags(name: str, written) -> None:
+    assert parse(["--objective", name]) == from_yaml(written(f"objective: {name}"))
+    config = parse(["--config", str(written(f"objective: {name}")), "--beta", "7"])
+    assert type(config.objective) is OBJECTIVES[name] and config.objective.beta == 7
+    assert from_mapping(to_mapping(config), "again") == config
+
+
+@pytest.mark.parametrize(
+    ("line", "objective", "probe"),
+    [
+        (["--objective", "inpo"], "dpo", "inversion"),
+        (["--method", "inpo"], "dpo", "inversion"),
+        (["--method", "smpo"], "smpo", "inversion"),
+        (["--method", "d3po"], "d3po", "transition"),
+    ],
+)
+def test_the_names_of_the_papers_methods_stand_for_their_choices(line: list[str], objective: str, probe: str) -> None:
+    flat = to_mapping(parse(line))
+    assert (flat["objective"], flat["probe"]) == (objective, probe)
+    assert parse([*line, "--beta", "3"]).objective.beta == 3.0
+    if "smpo" in line:
+        assert (flat["renoise"], flat["average_estimates"]) == (1, True)
+
+
+def test_an_objective_of_a_file_is_written_so_that_it_is_found_again(tmp_path: Path) -> None:
+    address = "examples/add_an_objective.py:IPO"
+    config = from_mapping({"objective": str(ROOT / address), "beta": 9}, "here")
+    assert type(config.objective).__name__ == "IPO" and config.objective.beta == 9
+    assert to_mapping(config)["objective"] == str(ROOT / address)
+    assert from_mapping(to_mapping(config), "again") == config
+    with pytest.raises(ValueError, match="here: objective .*must be a frozen dataclass"):
+        from_mapping({"objective": "os.path:join"}, "here")
+
+
+def test_config_without_a_file() -> None:
+    with pytest.raises(ValueError, match="--config needs a YAML file"):
+        parse(["--rank", "3", "--config"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--random_flip"], True),
+        (["--random_flip", "--rank", "4"], True),
+        (["--random-flip", "False"], False),
+        (["--random_flip=true"], True),
+    ],
+)
+def test_a_flag_may_stand_alone_as_in_the_diffusers_scripts(arguments: list[str], expected: bool) -> None:
+    assert parse(arguments).data.random_flip is expected
+
+
+def test_the_objective_is_a_flag_and_keeps_the_configs_fields(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("objective: dpo\nbeta: 123\n")
+    assert parse(["--config", str(file), "--objective", "dpo"]).objective.beta == 123
+    with pytest.raises(ValueError, match="objective must be one of"):
+        parse(["--objective", "ppo"])
