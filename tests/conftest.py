@@ -2,6 +2,8 @@
 
 Set before any library is imported, and for the processes that the tests start."""
 
+import gc
+import importlib
 import os
 import random
 import shutil
@@ -31,16 +33,35 @@ if FIRST:
     # A process that a test starts finds this checkout, wherever it runs and whatever is installed.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
-if "PYTEST_XDIST_WORKER" in os.environ:
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if WORKER:
     # Two threads a worker would wait for each other's cores.
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(1)
+if WORKER or "-n" not in sys.argv or sys.argv[sys.argv.index("-n") + 1 :][:1] == ["0"]:
+    # Where tests run: what the package imports, from its compiled files. Within a module of the package the checks of
+    # annotations look for compiled files under names of their own, and thousands of modules would be compiled anew.
+    for name in (
+        "accelerate",
+        "datasets",
+        "diffusers.models.unets",
+        "diffusers.training_utils",
+        "peft",
+        "transformers",
+    ):
+        importlib.import_module(name)
 
 # The same examples in every run, and none kept from the run before.
 hypothesis.settings.register_profile("suite", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: collections of garbage, of which every training makes some, need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
