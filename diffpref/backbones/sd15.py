@@ -20,6 +20,8 @@ from diffpref.types import Cond
 
 # The safety checker paints pictures black, which would pass for a broken model; pictures are shown to their maker only.
 UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+WIDTH_OF_2 = 1024
+"""Of the text encoder of Stable Diffusion 2.x; that of 1.x has 768."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ class SD15(UNetFamily):
             self.checkpoint.source, unet=network, vae=vae, **parts, **self.checkpoint.options()
         )
         return latents.LatentDecoder(pipeline, network, latents.TOKENS)
+
+    def version(self, network: torch.nn.Module) -> str:
+        """That of 1.x, or of 2.x with its wider text encoder."""
+        config: Any = network.config
+        return "sd_v2" if config["cross_attention_dim"] == WIDTH_OF_2 else "sd_v1"
 
     @classmethod
     def meta_backbone(cls, network: torch.nn.Module) -> SD15Network:

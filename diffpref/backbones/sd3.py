@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffpref.backbones import Encoder, latents
-from diffpref.backbones.adapters.lora import lora_metadata, lora_state
+from diffpref.backbones.adapters.lora import unscaled
 from diffpref.backbones.checkpoint import Checkpoint
 from diffpref.backbones.flow import STEPS, FlowTimes, even_times, fixed_shift, flow_times, scheduler_config
 from diffpref.backbones.identity import weights_hash
@@ -173,11 +173,12 @@ class SD3:
         return latents.LatentDecoder(pipeline, network, latents.POOLED)
 
     def save_lora(self, network: torch.nn.Module, folder: Path) -> None:
-        """Write pytorch_lora_weights.safetensors as `StableDiffusion3Pipeline.load_lora_weights` reads it."""
+        """Write pytorch_lora_weights.safetensors as `StableDiffusion3Pipeline.load_lora_weights` and ComfyUI read it.
+
+        Both take peft's names of a transformer; ComfyUI knows no alpha with them, so the scale is in the matrices."""
+        state, metadata = unscaled(network)
         StableDiffusion3Pipeline.save_lora_weights(
-            folder,
-            transformer_lora_layers=dict(lora_state(network)),
-            transformer_lora_adapter_metadata=lora_metadata(network),
+            folder, transformer_lora_layers=dict(state), transformer_lora_adapter_metadata=metadata
         )
 
     @classmethod

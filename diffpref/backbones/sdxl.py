@@ -104,6 +104,10 @@ class SDXL(UNetFamily):
         )
         return latents.LatentDecoder(pipeline, network, latents.POOLED)
 
+    def version(self, network: torch.nn.Module) -> str:
+        """SDXL's."""
+        return "sdxl_base_v1-0"
+
     @classmethod
     def meta_backbone(cls, network: torch.nn.Module) -> SDXLNetwork:
         """The network on a path like SDXL's."""

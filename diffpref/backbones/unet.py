@@ -1,6 +1,6 @@
 """What SD 1.5, 2.x and XL share: a UNet on the variance-preserving path, whose times are the indices of a table."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from diffpref.backbones.adapters.lora import lora_metadata, lora_state
+from diffpref.backbones.adapters.lora import save_unet_lora
 from diffpref.backbones.checkpoint import Checkpoint
 from diffpref.backbones.loading import load_network, read_config
 from diffpref.backbones.times import Times
@@ -86,13 +86,14 @@ class UNetFamily(ABC):
         The remaining step to the clean picture has almost no noise and is left to the denoiser."""
         return torch.linspace(STEPS - 1, 0, steps + 2).round().long()[:-1]
 
+    @abstractmethod
+    def version(self, network: torch.nn.Module) -> str:
+        """kohya's name of the version of Stable Diffusion that the network is of, by which A1111 sorts LoRA files."""
+
     def save_lora(self, network: torch.nn.Module, folder: Path) -> None:
-        """Write pytorch_lora_weights.safetensors as the `load_lora_weights` of both UNet pipelines reads it."""
-        StableDiffusionPipeline.save_lora_weights(
-            folder,
-            unet_lora_layers=dict(lora_state(network)),
-            unet_lora_adapter_metadata=lora_metadata(network),
-        )
+        """Write pytorch_lora_weights.safetensors as the `load_lora_weights` of both UNet pipelines, ComfyUI and A1111
+        read it."""
+        save_unet_lora(network, self.version(network), folder)
 
     @classmethod
     def prompt_tokens(cls, lengths: Sequence[int], longest: int) -> int | None:

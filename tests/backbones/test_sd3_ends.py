@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from diffpref.backbones import Checkpoint, Encoder
 from diffpref.backbones.adapters import trainable
-from diffpref.backbones.adapters.lora import attach_lora
+from diffpref.backbones.adapters.lora import PORTABLE, attach_lora
 from diffpref.backbones.adapters.reference import AdapterOff
 from diffpref.backbones.sd3 import SD3, SD3Network
 from tests.small_sampling import latents_of
@@ -141,7 +141,9 @@ def test_lora_reaches_the_stock_pipeline(sd3: Checkpoint, tmp_path: Path) -> Non
     SD3(Checkpoint("")).save_lora(network, tmp_path)
     with safe_open(tmp_path / "pytorch_lora_weights.safetensors", "pt") as file:
         assert all(name.startswith("transformer.") and ".lora_" in name for name in file.keys())
-        assert json.loads(file.metadata()["lora_adapter_metadata"])["transformer.r"] == 4
+        metadata = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert metadata["transformer.r"] == metadata["transformer.lora_alpha"] == 4
+    assert set(metadata) <= {f"transformer.{name}" for name in PORTABLE}
     pipeline = stock(sd3)
     pipeline.load_lora_weights(tmp_path)
     torch.testing.assert_close(SD3Network(pipeline.transformer, policy.path)(*inputs), after)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffpref.backbones import Family, Kind
 from diffpref.backbones.adapters.adapter import Adapter, Words
+from diffpref.backbones.adapters.kohya import UP, by_pefts_names, lora_scales, save_kohya
 from diffpref.backbones.adapters.reference import AdapterOff
 from diffpref.backbones.adapters.streamed import StreamedReference
 from diffpref.backbones.adapters.trained import trainable
@@ -80,7 +81,8 @@ class LoRA:
         targets = self.lora_target_modules or family.lora_targets
         line = attach_lora(network, self.rank, targets, seed=seed, backend=self.lora_backend)
         if self.adapter_weights is not None:
-            self.load(network, read_lora(self.adapter_weights, family))
+            saved = read_lora(self.adapter_weights, family)
+            self.load(network, by_pefts_names(saved, lora_scales(network, ADAPTER)))
         return (line,)
 
     def reference(self, model: Backbone, network: torch.nn.Module) -> Backbone:
@@ -106,7 +108,7 @@ class LoRA:
 
 
 def read_lora(file: Path, family: Kind) -> dict[str, Tensor]:
-    """The tensors of a saved LoRA by peft's names; ValueError where the file cannot be read."""
+    """The tensors of a saved LoRA, by peft's or kohya's names; ValueError where the file cannot be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -175,8 +177,26 @@ def load_lora_state(network: torch.nn.Module, state: dict[str, Tensor]) -> None:
         raise ValueError("the saved LoRA has other layers than this run: check rank and lora_target_modules.")
 
 
-def lora_metadata(network: torch.nn.Module) -> dict[str, Any]:
-    """The part of the adapter's config that all versions of peft read."""
+def save_unet_lora(network: torch.nn.Module, base: str, folder: Path) -> None:
+    """Write the adapter of a UNet into the folder as diffusers, ComfyUI and A1111 read it.
+
+    Args:
+        base: kohya's name of the base model's version, like "sdxl_base_v1-0".
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_kohya(lora_state(network), lora_scales(network, ADAPTER), base, folder / LORA_FILE)
+
+
+def unscaled(network: torch.nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The adapter's tensors and metadata for a reader that knows no alpha: the scale is in the matrices, alpha is rank.
+
+    The metadata is the part of the adapter's config that all versions of peft read."""
+    scales = {f"{layer}{UP[0]}": scale for layer, scale in lora_scales(network, ADAPTER).items()}
+    state = lora_state(network)
+    scaled = {name: tensor * scales[name] for name, tensor in state.items() if scales.get(name, 1.0) != 1}
     config = network.peft_config[ADAPTER].to_dict()  # type: ignore[index]
+    config |= {"lora_alpha": config["r"], "alpha_pattern": dict(config["rank_pattern"])}
     kept = {name: config[name] for name in PORTABLE if name in config}
-    return {name: sorted(value) if isinstance(value, set) else value for name, value in kept.items()}
+    return {**state, **scaled}, {
+        name: sorted(value) if isinstance(value, set) else value for name, value in kept.items()
+    }
