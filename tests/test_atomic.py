@@ -5,7 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from diffpref.files import atomic
 
@@ -114,6 +116,27 @@ def test_a_failing_rename_brings_the_old_folder_back(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="no rename"), atomic.new_folder(path) as new:
         (new / "new").write_text("x")
     assert names(path) == {"old"} and names(tmp_path) == {"unet"}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o007, 0o077])
+def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path, umask: int) -> None:
+    """Not that of the library: safetensors writes for the owner alone."""
+    before = os.umask(umask)
+    try:
+        (tmp_path / "old").touch(mode=0o600)
+        with atomic.replacing(tmp_path / "a.safetensors") as temporary:
+            save_file({"x": torch.zeros(1)}, temporary)
+        with atomic.new_folder(tmp_path / "unet") as new:
+            (new / "deep").mkdir()
+            for name in ("one.safetensors", "deep/two.safetensors"):
+                save_file({"x": torch.zeros(1)}, new / name)
+        atomic.write_json(tmp_path / "old", {})
+        atomic.save_picture(tmp_path / "b.png", Image.new("RGB", (1, 1)))
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 5 and {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
+    assert (tmp_path / "unet" / "deep").stat().st_mode & 0o777 == 0o777 & ~umask
 
 
 def left_over(path: Path, kind: str) -> None:

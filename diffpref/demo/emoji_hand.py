@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffpref.demo.embedded import embedded
+from diffpref.files import atomic
 from diffpref.rewards.checkpoint import versions
 
 SIZE = 64
@@ -110,7 +111,8 @@ def save(network: HandNetwork, directory: Path, *, notes: dict[str, object]) -> 
     """Write reward.safetensors (float16) and config.json, which also takes `notes` (the measured figures)."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, directory / "reward.safetensors")
+    with atomic.replacing(directory / "reward.safetensors") as temporary:
+        save_file(tensors, temporary)
     config = {"architecture": network.architecture, **notes}
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 

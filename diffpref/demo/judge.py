@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffpref.demo.style import STYLE, style
+from diffpref.files import atomic
 
 SIZE = 64
 """Height and width of every picture that the judge sees, in pixels."""
@@ -155,7 +156,8 @@ class Judge:
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {**self.network.state_dict(), "prototypes": self.prototypes}
         half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-        save_file({k: v.contiguous() for k, v in half.items()}, directory / "judge.safetensors")
+        with atomic.replacing(directory / "judge.safetensors") as temporary:
+            save_file({k: v.contiguous() for k, v in half.items()}, temporary)
         config = {"architecture": self.network.architecture, "artists": self.artists, "captions": self.captions}
         (directory / "config.json").write_text(json.dumps({**config, **notes}, indent=1, ensure_ascii=False) + "\n")
 

@@ -1,4 +1,8 @@
-"""Writes that happen as a whole or not at all: a temporary name first, then a rename."""
+"""Writes that happen as a whole or not at all: a temporary name first, then a rename.
+
+What appears has the mode that the user's umask gives: some libraries, safetensors for one, write files that nobody else
+may read.
+"""
 
 import json
 import os
@@ -11,13 +15,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
+READ_AND_WRITE = 0o666
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write; it becomes `path` when the block ends, and nothing of it stays if the block raises."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The umask can be read only by setting it, for all threads; a new file tells it.
+    temporary.touch()
+    mode = temporary.stat().st_mode & READ_AND_WRITE
+    temporary.unlink()
     try:
         yield temporary
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -46,6 +57,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                file.chmod(temporary.stat().st_mode & READ_AND_WRITE)
         if path.exists():
             os.replace(path, old)
         try:

@@ -147,6 +147,9 @@ def test_a_run_leaves_its_record(run: Run, settings: Callable[..., Any], base: P
     assert "library_name: diffusers" in card and str(base) in card and "load_lora_weights" in card
     assert "http://" not in report.replace("http://www.w3.org", "") and "rewards" in report
     assert not list(folder.rglob("*.tmp")) and not list(folder.rglob(".*"))
+    (folder / "new").touch()
+    readable = (folder / "new").stat().st_mode
+    assert {path.stat().st_mode for path in folder.rglob("*") if path.is_file()} == {readable}
 
 
 def test_the_files_of_another_run_go_when_asked(run: Run) -> None:
