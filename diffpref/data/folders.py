@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffpref.data.bad_row import BadRow
 from diffpref.data.rows import SKIP_REMEDY, OnBadRow, Preferences, Row, in_memory
+from diffpref.data.synonyms import two_sides
 
 FOLDERS = (("w", "l"), ("chosen", "rejected"))
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
@@ -16,9 +17,14 @@ _TEXT_COLUMNS = ("text", "caption", "prompt")
 
 
 def pair_folders(root: Path) -> tuple[Path, Path] | None:
-    """The folders of the better and of the worse images, if `root` has both."""
+    """The folders of the better and of the worse images, if `root` has both: those of `FOLDERS`, or two whose names
+    say the sides in the table of synonyms, such as winner/ and loser/."""
     pairs = ((root / better, root / worse) for better, worse in FOLDERS)
-    return next((pair for pair in pairs if pair[0].is_dir() and pair[1].is_dir()), None)
+    known = next((pair for pair in pairs if pair[0].is_dir() and pair[1].is_dir()), None)
+    if known is None and root.is_dir():
+        sides = two_sides(path.name for path in root.iterdir() if path.is_dir())
+        known = None if sides is None else (root / sides[0], root / sides[1])
+    return known
 
 
 def images_in(folder: Path) -> dict[str, Path]:

@@ -162,6 +162,8 @@ class Schema:
     optional: tuple[str, ...]
     convert: Callable[[Cells], Choice | str]
     """What a row means, or why it is left out ("no label"); raises BadRow where it means nothing."""
+    marks: tuple[str, ...] = ()
+    """Columns of which one must be there too, where the needed names alone do not say which image is better."""
 
     @property
     def columns(self) -> set[str]:
@@ -185,7 +187,13 @@ SCHEMAS = (
     ),
     Schema("HPDv2 train", ("prompt", "file_path|image_path", "human_preference"), (), hpdv2_train),
     Schema("HPDv2 test", ("prompt", "image_path|file_path", "rank"), (), hpdv2_test),
-    Schema("HPDv3", ("prompt", "path1", "path2"), ("model1", "model2", "confidence"), hpdv3),
+    Schema(
+        "HPDv3",
+        ("prompt", "path1", "path2"),
+        ("model1", "model2", "confidence"),
+        hpdv3,
+        marks=("model1", "confidence", "choice_dist"),
+    ),
     Schema(
         "Rapidata votes",
         ("prompt", "image1", "image2", "votes_image1", "votes_image2"),
