@@ -3,15 +3,17 @@
 import re
 from collections.abc import Collection, Iterable, Mapping
 
-BETTER = (
-    "better best winner winning wins win won w chosen preferred prefer good positive pos accepted accept liked like"
+_BETTER = (
+    "better best winner winning wins win won w chosen preferred prefer good positive pos accepted accept liked like "
+    "selected picked favored favoured upvoted yes"
 )
-WORSE = (
-    "worse worst loser losing loses lose lost l rejected reject dispreferred bad negative neg refused refuse disliked"
+_WORSE = (
+    "worse worst loser losing loses lose lost l rejected reject dispreferred bad negative neg refused refuse disliked "
+    "dislike declined discarded downvoted no"
 )
 _SIDES: Mapping[str, str] = {
-    **dict.fromkeys(f"{BETTER} selected picked favored favoured upvoted yes".split(), "better"),
-    **dict.fromkeys(f"{WORSE} dislike declined discarded downvoted no".split(), "worse"),
+    **dict.fromkeys(_BETTER.split(), "better"),
+    **dict.fromkeys(_WORSE.split(), "worse"),
     # One word each, which "not" before a better word also makes.
     **dict.fromkeys("unpreferred nonpreferred unchosen unselected unpicked".split(), "worse"),
 }
