@@ -16,7 +16,7 @@ COMMANDS = {
     ),
     "label": ("diffpref.label.command", "preference data from prompts, generators and rewards"),
     "reward": ("diffpref.rewards.training.command", "train a reward on preferences, and evaluate one"),
-    "data": ("diffpref.data.command", "look at, check and convert preference data"),
+    "data": ("diffpref.data.command", "look at, check, score and convert preference data"),
     "doctor": ("diffpref.doctor.command", "what a run will need before it starts, and what this machine has"),
 }
 

@@ -1,4 +1,4 @@
-"""The command `diffpref data preview|validate|convert`: look at preference data, check it, rewrite it as parquet."""
+"""The command `diffpref data`: look at preference data, check it, rewrite it as parquet."""
 
 import sys
 from dataclasses import dataclass
@@ -6,34 +6,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from annotated_types import Ge
 
-from diffpref.data.check import check_rows
-from diffpref.data.columns import parse_columns
 from diffpref.data.convert import Target, write_parquet
-from diffpref.data.preferences import read_preferences
 from diffpref.data.preview import write_preview
-from diffpref.data.rows import Preferences
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What is read, and how."""
-
-    source: tyro.conf.Positional[str]
-    """A file, a folder, or the name of a hub data set."""
-    split: str = "train"
-    """The split of a saved or hub data set."""
-    columns: tuple[str, ...] = ()
-    """Columns under other names: prompt=my_caption chosen=a."""
-    on_bad_row: Literal["error", "skip"] = "error"
-    """Stop at a row that cannot be used, or leave it out and count it."""
-    max_rows: int | None = None
-    """How many rows are looked at, from the start."""
-    revision: str | None = None
-    """The commit, branch or tag of a hub data set."""
-
-
-Read = Annotated[Reading, tyro.conf.arg(name="")]
+from diffpref.data.reading import Read, read
+from diffpref.data.validate import Validate, validate
 
 
 @dataclass(frozen=True)
@@ -50,19 +28,6 @@ class Preview:
 
 
 @dataclass(frozen=True)
-class Validate:
-    """Read preference data, decode every image, and print the counts; exit status 1 if anything is wrong."""
-
-    reading: Read
-    size_mismatch: Literal["error", "crop"] = "error"
-    """"crop" accepts rows whose images differ in size."""
-    min_size: int | None = None
-    """The least width and height of an image, in pixels."""
-    workers: int = 2
-    """Threads that decode."""
-
-
-@dataclass(frozen=True)
 class Convert:
     """Write preference data as one parquet file."""
 
@@ -73,35 +38,85 @@ class Convert:
     """Columns of diffpref (prompt, chosen, rejected, ...) or of Pick-a-Pic (caption, jpg_0, jpg_1, ...)."""
 
 
-def _read(reading: Reading) -> Preferences:
-    return read_preferences(
-        reading.source,
-        split=reading.split,
-        columns=parse_columns(reading.columns),
-        on_bad_row=reading.on_bad_row,
-        max_rows=reading.max_rows,
-        revision=reading.revision,
+@dataclass(frozen=True)
+class Score:
+    """Score every image by a reward, and write the rows with their scores as parquet, which training reads."""
+
+    reading: Read
+    reward: str
+    """A reward's name, a YAML file of its settings, or your own function as module:function or file.py:function."""
+    output: Path
+    """The parquet file to write."""
+    contradictions: Literal["relabel", "drop"] = "relabel"
+    """Where the reward prefers another image than the data do: the reward decides, or the row is left out."""
+    batch_size: Annotated[int, Ge(1)] = 8
+    """Rows whose images are scored at once."""
+    device: str = ""
+    """Where the reward computes; without it a GPU if there is one."""
+
+
+@dataclass(frozen=True)
+class Separable:
+    """Ask whether chosen and rejected images are told apart by who drew them, which training would learn as a style."""
+
+    reading: Read
+    features: str = "pickscore"
+    """Whose view of an image: the image tower of a reward (its name or YAML file; not of the one that made the labels),
+    judge (the embedded one), or your own function of a list of images as module:function or file.py:function."""
+    device: str = ""
+    """Where the features are computed; without it a GPU if there is one."""
+
+
+def _separable(command: Separable) -> list[str]:
+    import torch
+
+    from diffpref.data.features import find_features, of_pairs
+    from diffpref.data.separability import measure, require_pairs
+    from diffpref.label.progress import Bar
+
+    device = command.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    rows = read(command.reading)
+    require_pairs(len(rows))
+    features = find_features(command.features, device)
+    with Bar("features", 2 * len(rows), shown=True) as bar:
+        found = measure(*of_pairs(rows, features, lambda pairs: bar(2 * pairs)))
+    return [rows.summary(), *found.lines()]
+
+
+def _score(command: Score) -> list[str]:
+    # Rewards load torch, which the other commands do without.
+    from diffpref.data.score import score
+
+    return score(
+        read(command.reading, ties="keep"),
+        command.reward,
+        command.output,
+        device=command.device,
+        batch_size=command.batch_size,
+        on_bad_row=command.reading.on_bad_row,
+        drop_contradictions=command.contradictions == "drop",
     )
 
 
-def _run(command: Preview | Validate | Convert) -> str:
-    if not isinstance(command, Validate) and not command.output.absolute().parent.is_dir():
+def _run(command: Preview | Validate | Convert | Score | Separable) -> int:
+    if isinstance(command, Validate):
+        return validate(command)
+    if isinstance(command, Separable):
+        print("\n".join(_separable(command)))
+        return 0
+    if not command.output.absolute().parent.is_dir():
         raise ValueError(f"{command.output} cannot be written: its folder does not exist; create it first.")
-    preferences = _read(command.reading)
+    if isinstance(command, Score):
+        print("\n".join(_score(command)))
+        return 0
+    preferences = read(command.reading)
     if isinstance(command, Preview):
         write_preview(preferences, command.output, count=command.count, seed=command.seed)
-        return f"{preferences.summary()}\nwritten: {command.output}"
-    if isinstance(command, Convert):
+        print(f"{preferences.summary()}\nwritten: {command.output}")
+    else:
         written = write_parquet(preferences, command.output, to=command.to)
-        return f"{written.summary()}\nwritten: {command.output} ({len(written)} rows)"
-    return check_rows(
-        preferences,
-        size_mismatch=command.size_mismatch,
-        on_bad_row=command.reading.on_bad_row,
-        min_size=command.min_size,
-        workers=command.workers,
-        full=True,
-    ).summary()
+        print(f"{written.summary()}\nwritten: {command.output} ({len(written)} rows)")
+    return 0
 
 
 def main(arguments: list[str]) -> int:
@@ -111,14 +126,19 @@ def main(arguments: list[str]) -> int:
         SystemExit: tyro's own, for --help (status 0) and for arguments that it cannot parse (status 2).
     """
     command = tyro.extras.subcommand_cli_from_dict(
-        {"preview": Preview, "validate": Validate, "convert": Convert},
+        {
+            "preview": Preview,
+            "validate": Validate,
+            "convert": Convert,
+            "score": Score,
+            "separability": Separable,
+        },
         prog="diffpref data",
-        description="Look at preference data, check it, or rewrite it as parquet.",
+        description="Look at preference data, check it, score it, or rewrite it as parquet.",
         args=arguments,
     )
     try:
-        print(_run(command))
+        return _run(command)
     except (ValueError, OSError) as problem:
         print(f"diffpref data: {problem}", file=sys.stderr)
         return 1
-    return 0

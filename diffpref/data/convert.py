@@ -162,14 +162,24 @@ def write_parquet(preferences: Preferences, path: Path, *, to: Target = "canonic
     Raises:
         ValueError: an unknown format, or an image file that cannot be read.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if to not in _TARGETS:
         raise ValueError(f'to must be "canonical" or "pickapic", got {to!r}.')
     rows, form = _TARGETS[to](preferences)
-    schema = form.schema()
-    with atomic.replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        for batch in _batches(rows, form.record):
-            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+    write_records(rows, path, form.record, form.schema())
     return rows
+
+
+def write_records(
+    preferences: Preferences, path: Path, record: Callable[[Row], dict[str, object]], schema: "pa.Schema"
+) -> None:
+    """Replaces `path` by a parquet file of a record for each row, at once when it is complete.
+
+    Raises:
+        ValueError: an image file that cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with atomic.replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for batch in _batches(preferences, record):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))

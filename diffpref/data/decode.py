@@ -42,8 +42,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     return _UPRIGHT.get(image.getexif().get(0x0112, 1))
 
 
-def image_size(source: ImageSource) -> tuple[int, int]:
-    """Width and height in pixels of the upright image, from its header.
+def image_header(source: ImageSource) -> tuple[tuple[int, int], str]:
+    """Width and height in pixels of the upright image, and the file's format like "JPEG"; no pixel is decoded.
 
     Raises:
         BadRow (a ValueError): the file is missing, empty or no image.
@@ -51,7 +51,16 @@ def image_size(source: ImageSource) -> tuple[int, int]:
     image, _ = _open(source)
     with image:
         turned = _turn(image) in {_UPRIGHT[5], _UPRIGHT[6], _UPRIGHT[7], _UPRIGHT[8]}
-        return (image.height, image.width) if turned else (image.width, image.height)
+        return (image.height, image.width) if turned else (image.width, image.height), image.format or "unknown"
+
+
+def image_size(source: ImageSource) -> tuple[int, int]:
+    """Width and height in pixels of the upright image, from its header.
+
+    Raises:
+        BadRow (a ValueError): the file is missing, empty or no image.
+    """
+    return image_header(source)[0]
 
 
 def decode(source: ImageSource) -> Image.Image:

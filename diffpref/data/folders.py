@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diffpref.data.bad_row import BadRow
-from diffpref.data.rows import SKIP_REMEDY, OnBadRow, Preferences, Row, in_memory
+from diffpref.data.rows import Dropped, OnBadRow, Preferences, Row, in_memory
 from diffpref.data.synonyms import two_sides
 
 FOLDERS = (("w", "l"), ("chosen", "rejected"))
@@ -86,9 +86,16 @@ def listed_captions(root: Path, folders: tuple[Path, Path]) -> dict[str, str]:
     return captions
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError as problem:
+        raise BadRow("caption is no text", f"{path} is no UTF-8 text ({problem}): write it again.") from None
+
+
 def _caption(stem: str, root: Path, folders: tuple[Path, Path], listed: dict[str, str]) -> str:
     files = [path for path in (folder / f"{stem}.txt" for folder in (*folders, root)) if path.is_file()]
-    texts = {path.read_text(encoding="utf-8-sig").strip(): path for path in files}
+    texts = {_text(path): path for path in files}
     if len(texts) > 1:
         raise BadRow("two captions", f"{' and '.join(map(str, texts.values()))} differ: a pair has one caption.")
     caption = next(iter(texts), listed.get(stem, "")).strip()
@@ -108,7 +115,7 @@ def read_folders(root: Path, folders: tuple[Path, Path], *, on_bad_row: OnBadRow
     better, worse = (images_in(folder) for folder in folders)
     listed = listed_captions(root, folders)
     rows: list[Row] = []
-    dropped: dict[str, int] = {}
+    dropped = Dropped(on_bad_row)
     for stem in sorted(better.keys() | worse.keys())[:max_rows]:
         have = better.get(stem) or worse[stem]
         try:
@@ -117,9 +124,7 @@ def read_folders(root: Path, folders: tuple[Path, Path], *, on_bad_row: OnBadRow
                 raise BadRow("no partner", f"no image named {stem} in {lacking}: add it, or remove {have.name}.")
             caption = _caption(stem, root, folders, listed)
         except BadRow as problem:
-            if on_bad_row == "error":
-                raise ValueError(f"{have}: {problem} {SKIP_REMEDY}") from None
-            dropped[problem.reason] = dropped.get(problem.reason, 0) + 1
+            dropped.bad(str(have), problem)
             continue
         where = f"folder {have.relative_to(root).as_posix()}"
         rows.append(Row(prompt=caption, images=(better[stem], worse[stem]), scores=(1.0, 0.0), where=where))

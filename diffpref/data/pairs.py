@@ -80,4 +80,5 @@ def as_pairs(preferences: Preferences, *, lists: Pairing = "all", ties: Ties = "
         dropped={**preferences.dropped, **({"tie": preferences.dropped.get("tie", 0) + tied} if tied else {})},
         log=(*preferences.log, f"pairs: {len(triples)} from {len(preferences)} rows{count_dropped(counted)}"),
         read_prompt=read.prompt,
+        problems=preferences.problems,
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from diffpref.data.bad_row import KEPT, BadRow, Problem, listed
 from diffpref.data.decode import ImageSource
 
 OnBadRow: TypeAlias = Literal["error", "skip"]
@@ -54,6 +55,8 @@ class Preferences:
     """One line for each step that made this collection."""
     read_prompt: Callable[[int], str] | None = None
     """Reads the prompt alone of a number in `index`, where the source can do so without its images."""
+    problems: tuple[Problem, ...] = ()
+    """The first bad rows that were left out; ties and other rows that mean something are none."""
 
     def __post_init__(self) -> None:
         assert len(self.index) == len(self.scores), "one tuple of scores for each kept row"
@@ -89,6 +92,33 @@ class Preferences:
         return "\n".join([f"source: {self.source}", f"schema: {self.schema}", *self.log])
 
 
+class Dropped:
+    """Rows that are left out while a source is read: counted by reason, and the bad ones remembered."""
+
+    def __init__(self, on_bad_row: OnBadRow) -> None:
+        self.on_bad_row = on_bad_row
+        self.counts: Counter[str] = Counter()
+        self.problems: list[Problem] = []
+
+    def bad(self, where: str, problem: BadRow) -> None:
+        """Count a bad row.
+
+        Raises:
+            ValueError: with on_bad_row="error"; the message names the row.
+        """
+        if self.on_bad_row == "error":
+            raise ValueError(f"{where}: {problem} {SKIP_REMEDY}") from None
+        self.counts[problem.reason] += 1
+        if len(self.problems) < KEPT:
+            self.problems.append(Problem(where, problem.reason, str(problem)))
+
+    def nothing_left(self, source: str, read: int, remedy: str = "") -> ValueError:
+        """The error of a source without a usable row, which lists the bad ones."""
+        message = f"{source}: no usable row among {read} read: {count_reasons(self.counts)}.{remedy}"
+        total = sum(self.counts[reason] for reason in {problem.reason for problem in self.problems})
+        return ValueError(f"{message}\n{listed(self.problems, total)}" if self.problems else message)
+
+
 def count_reasons(dropped: Mapping[str, int]) -> str:
     """The counts in words: "2 tie, 1 no label"."""
     return ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there was none"
@@ -104,19 +134,20 @@ def in_memory(
     schema: str,
     rows: Sequence[Row],
     *,
-    dropped: Mapping[str, int] | None = None,
+    dropped: Dropped | None = None,
 ) -> Preferences:
     """Rows that are in memory already (images by path) as a collection.
 
     Args:
-        dropped: how many rows were left out before, for each reason.
+        dropped: the rows that were left out before.
 
     Raises:
         ValueError: there is no row.
     """
-    reasons = dict(dropped or {})
+    dropped = dropped or Dropped("skip")
+    reasons = dict(dropped.counts)
     if not rows:
-        raise ValueError(f"{source}: no usable row: {count_reasons(reasons)}.")
+        raise dropped.nothing_left(source, sum(reasons.values()))
     return Preferences(
         source=source,
         schema=schema,
@@ -125,4 +156,5 @@ def in_memory(
         scores=[row.scores for row in rows],
         dropped=reasons,
         log=(f"read: {len(rows) + sum(reasons.values())} rows, {len(rows)} kept{count_dropped(reasons)}",),
+        problems=tuple(dropped.problems),
     )

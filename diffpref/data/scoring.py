@@ -63,9 +63,9 @@ def min_max(rows: Preferences, method: str) -> Scaled | None:
     """
     if _labels_only(rows.scores):
         raise ValueError(
-            f"{rows.source}: {method} needs a reward for each image, these rows hold only which is better: give a "
-            "data set with a score for each image (chosen_score and rejected_score, or lists with scores), or use "
-            "objective: dpo."
+            f"{rows.source}: {method} needs a reward for each image, these rows hold only which is better: score "
+            "them by `diffpref data score --reward NAME --output FILE`, give a data set with a score for each image "
+            "(chosen_score and rejected_score, or lists with scores), or use objective: dpo."
         )
     low, high = min(map(min, rows.scores)), max(map(max, rows.scores))
     return Scaled(MinMax(low, high), f"scores: rewards {low:.4g} to {high:.4g} scaled to [0, 1]")

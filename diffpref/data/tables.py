@@ -1,7 +1,6 @@
 """Rows out of Arrow tables: a first pass that opens no image decides what is kept, later reads fetch one row."""
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 from diffpref.data.bad_row import BadRow
 from diffpref.data.decode import ImageSource
 from diffpref.data.open import OpenTable
-from diffpref.data.rows import SKIP_REMEDY, OnBadRow, Preferences, Row, Ties, count_dropped, count_reasons
+from diffpref.data.rows import Dropped, OnBadRow, Preferences, Row, Ties, count_dropped
 from diffpref.data.schemas import Cells, Choice, Schema
 
 _BATCH = 1000
@@ -155,7 +154,7 @@ def read_tables(
     starts = [0]
     index: list[int] = []
     scores: list[tuple[float, ...]] = []
-    dropped: Counter[str] = Counter()
+    dropped = Dropped(on_bad_row)
     # Labels repeat: sharing equal tuples keeps a million pairs small.
     shared: dict[tuple[float, ...], tuple[float, ...]] = {}
     for table in tables:
@@ -164,21 +163,18 @@ def read_tables(
             try:
                 choice = table.choice(cells, ties=ties)
             except BadRow as problem:
-                if on_bad_row == "error":
-                    raise ValueError(f"{table.where} row {number}: {problem} {SKIP_REMEDY}") from None
-                choice = problem.reason
+                dropped.bad(f"{table.where} row {number}", problem)
+                continue
             if isinstance(choice, str):
-                dropped[choice] += 1
+                dropped.counts[choice] += 1
             else:
                 index.append(starts[-1] + number)
                 scores.append(shared.setdefault(choice.scores, choice.scores))
         starts.append(starts[-1] + left)
     if not index:
-        remedy = (
-            " There is no preference in the data: score its images so that they differ." if "tie" in dropped else ""
-        )
-        raise ValueError(f"{source}: no usable row among {starts[-1]} read: {count_reasons(dropped)}.{remedy}")
-    line = f"read: {starts[-1]} rows, {len(index)} kept{count_dropped(dropped)}"
+        tied = " There is no preference in the data: score its images so that they differ."
+        raise dropped.nothing_left(source, starts[-1], tied if "tie" in dropped.counts else "")
+    line = f"read: {starts[-1]} rows, {len(index)} kept{count_dropped(dropped.counts)}"
     name = " + ".join(dict.fromkeys(table.schema.name for table in tables))
     read = _Reader(tuple(tables), tuple(starts))
     return Preferences(
@@ -187,7 +183,8 @@ def read_tables(
         read=read,
         index=index,
         scores=scores,
-        dropped=dict(dropped),
+        dropped=dict(dropped.counts),
         log=(line,),
         read_prompt=read.prompt,
+        problems=tuple(dropped.problems),
     )

@@ -11,9 +11,11 @@ from diffpref.data.check import check_rows
 from diffpref.data.columns import parse_columns
 from diffpref.data.encode import Framing, encode_preferences
 from diffpref.data.forms import form_of
+from diffpref.data.poison import Poison
 from diffpref.data.preferences import read_preferences
 from diffpref.data.rows import Preferences
 from diffpref.data.scoring import score
+from diffpref.data.tokens import TokenCount, of_model
 from diffpref.files.store import TensorStore
 from diffpref.probes import Batch
 from diffpref.run.done import finished
@@ -52,7 +54,9 @@ class Dataset:
         """One round, in the run's own folder."""
         # Before the data are read, which may take long.
         check_output(basis.run)
-        rows = self.read(basis.data, basis.objective)
+        base = basis.family.checkpoint
+        tokens = of_model(base.source, revision=base.revision, longest=base.max_sequence_length)
+        rows = self.read(basis.data, basis.objective, tokens=tokens)
 
         def encode(accelerator: Accelerator, say: Say) -> Encoded:
             return encode_rows(rows, basis, accelerator, say)
@@ -64,8 +68,11 @@ class Dataset:
         """The run's own folder."""
         return finished(output, [output])
 
-    def read(self, data: Data, objective: Objective) -> Preferences:
-        """The checked rows, in the form and with the scores that the objective needs."""
+    def read(self, data: Data, objective: Objective, *, tokens: TokenCount | None = None) -> Preferences:
+        """The checked rows, in the form and with the scores that the objective needs; warnings are in their log.
+
+        Args:
+            tokens: how captions are counted, to warn of those that are cut."""
         rows = read_preferences(
             data.dataset_name,
             split=data.dataset_split,
@@ -74,7 +81,8 @@ class Dataset:
             max_rows=data.max_train_samples,
         )
         rows = form_of(objective).arrange(rows, lists=self.lists)
-        rows = check_rows(rows, size_mismatch=self.size_mismatch, on_bad_row=data.on_bad_row)
+        poison = Poison(resolution=data.resolution, tokens=tokens)
+        rows = check_rows(rows, size_mismatch=self.size_mismatch, on_bad_row=data.on_bad_row, poison=poison)
         return score(rows, objective, given=self.given_scores)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from diffpref.data import check
+from diffpref.data import check, look
 from diffpref.data.check import check_rows
 from diffpref.data.decode import decode
 from diffpref.data.preferences import read_preferences
@@ -56,11 +56,11 @@ def test_crop_accepts_different_sizes(mixed) -> None:
 
 def test_headers_alone_are_read(mixed, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
-    monkeypatch.setattr(check, "decode", lambda image_bytes: decoded.append(image_bytes) or decode(image_bytes))
+    monkeypatch.setattr(look, "decode", lambda image_bytes: decoded.append(image_bytes) or decode(image_bytes))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded an image"))
     assert len(check_rows(mixed(0, 3, 6))) == 3 and decoded == []
     monkeypatch.undo()
-    monkeypatch.setattr(check, "decode", lambda image_bytes: decoded.append(image_bytes) or decode(image_bytes))
+    monkeypatch.setattr(look, "decode", lambda image_bytes: decoded.append(image_bytes) or decode(image_bytes))
     assert len(check_rows(mixed(0, 6), full=True)) == 2 and len(decoded) == 4
 
 

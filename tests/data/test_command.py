@@ -121,8 +121,9 @@ def test_validate_decodes_everything(ranked: Path, tmp_path: Path, image_bytes, 
     (tmp_path / "2.png").write_bytes(image_bytes(80)[:-30])
     assert main(["validate", str(ranked)]) == 1
     output = capsys.readouterr()
-    assert output.out == "" and "Traceback" not in output.err
-    assert output.err.startswith("diffpref data: lists.jsonl row 0: image 2: ") and "corrupt or cut short" in output.err
+    assert output.err.startswith("diffpref data: 2 bad rows:\n  lists.jsonl row 0: image 2: ")
+    assert "corrupt or cut short" in output.err and "\n  lists.jsonl row 1: image 2: " in output.err
+    assert "images decoded: 3 rows, 1 kept, 2 dropped" in output.out
     assert main(["validate", str(ranked), "--on_bad_row", "skip"]) == 0
     assert "3 rows, 1 kept, 2 dropped (2 unreadable image)" in capsys.readouterr().out
     assert main(["validate", "nowhere.parquet"]) == 1
