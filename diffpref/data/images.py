@@ -68,6 +68,7 @@ def read_images(
         ValueError: nothing of a known form, a file that cannot be read, or a row that means nothing.
     """
     check_choices(on_bad_row=on_bad_row, max_rows=max_rows)
+    from diffpref.data.answers import holds_answers
     from diffpref.data.folders import pair_folders
     from diffpref.data.open import open_tables
 
@@ -76,7 +77,7 @@ def read_images(
         if any(path.glob(known.files)):
             reader: FolderReader = load_callable("reader", known.reader)
             return reader(path, split=split, max_rows=max_rows)
-    if pair_folders(path):
+    if pair_folders(path) or holds_answers(path):
         return best_images(read_preferences(source, split=split, max_rows=max_rows, on_bad_row=on_bad_row))
     if path.exists() and not _holds_tables(path):
         return _read_folder(path, split, max_rows)

@@ -78,7 +78,8 @@ def _data_files(root: Path, split: str) -> list[Path]:
     builders = sorted({BUILDERS[f.suffix.lower()] for f in files})
     if not files:
         raise ValueError(
-            f"{root} holds neither data files ({', '.join(BUILDERS)}) nor folders w/ and l/, or chosen/ and rejected/."
+            f"{root} holds neither data files ({', '.join(BUILDERS)}) nor folders w/ and l/, or chosen/ and rejected/. "
+            "If nobody has compared its images yet: diffpref label-pairs."
         )
     if len(builders) > 1:
         raise ValueError(

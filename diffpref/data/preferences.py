@@ -24,7 +24,8 @@ def read_preferences(
 
     Args:
         source: a .parquet, .json, .jsonl, .csv or .tar file; a folder of one kind of these; a folder with `w/` and
-            `l/` (or `chosen/` and `rejected/`); a folder written by `datasets.save_to_disk`; else a name on the hub.
+            `l/` (or `chosen/` and `rejected/`); a folder that `diffpref label-pairs` asked about; one written by
+            `datasets.save_to_disk`; else a name on the hub.
         columns: the schema's name of a column -> the source's, where they differ: {"prompt": "my_caption"}.
         on_bad_row: "skip" leaves out rows that cannot be used, and counts them by reason.
         max_rows: how many rows are looked at, from the start; ties count.
@@ -35,19 +36,24 @@ def read_preferences(
         ValueError: nothing found, no known schema, a bad row, or no row left.
     """
     check_choices(on_bad_row=on_bad_row, ties=ties, max_rows=max_rows)
+    from diffpref.data.answers import holds_answers, read_answers
     from diffpref.data.folders import pair_folders, read_folders
     from diffpref.data.open import open_tables
 
     path = Path(source).expanduser()
     folders = pair_folders(path)
-    if folders is None:
+    answers = folders is None and holds_answers(path)
+    if folders is None and not answers:
         opened = open_tables(source, split=split, revision=revision)
         return preferences_in(
             opened, str(source), columns=columns or {}, on_bad_row=on_bad_row, max_rows=max_rows, ties=ties
         )
     for name, value in (("split", None if split == "train" else split), ("columns", columns), ("revision", revision)):
         if value:
-            raise ValueError(f"{source} is a pair of folders, for which {name} {value!r} means nothing: leave it out.")
+            what = "a folder of answers" if answers else "a pair of folders"
+            raise ValueError(f"{source} is {what}, for which {name} {value!r} means nothing: leave it out.")
+    if folders is None:
+        return read_answers(path, on_bad_row=on_bad_row, max_rows=max_rows, ties=ties)
     return read_folders(path, folders, on_bad_row=on_bad_row, max_rows=max_rows)
 
 

@@ -70,7 +70,7 @@ class Filter:
         return self._shard
 
     def _shard(self, number: int, report: Report) -> Made:
-        sources = [Source(self.plan, number, generator.name) for generator in self.plan.generators]
+        sources = [Source(self.plan.root, number, generator.name) for generator in self.plan.generators]
         rows = []
         for prompt_id, _ in self.plan.rows(number):
             seen: list[tuple[str, np.ndarray]] = []

@@ -95,8 +95,8 @@ class TarReader:
 class Source:
     """The images of one generator in a shard, verified against their marker, by prompt."""
 
-    def __init__(self, plan: Plan, number: int, generator: str) -> None:
-        shard = Shard(plan.root, f"images/{generator}", number)
+    def __init__(self, root: Path, number: int, generator: str) -> None:
+        shard = Shard(root, f"images/{generator}", number)
         shard.verify()
         self.reader = TarReader(shard.path(".tar"))
         table = pq.read_table(shard.path(".parquet"), columns=["image_id", "prompt_id", "status"])

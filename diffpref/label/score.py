@@ -141,7 +141,7 @@ class _Scoring:
     def _batches(self, number: int) -> Iterator[Batch]:
         """The images of `batch_prompts` prompts at a time; threads decode the next while these are scored."""
         plan, size = self.stage.plan, self.stage.reward.batch_prompts
-        sources = [Source(plan, number, generator.name) for generator in plan.generators]
+        sources = [Source(plan.root, number, generator.name) for generator in plan.generators]
         rows = plan.rows(number)
 
         def read(prompts: Sequence[tuple[str, str]]) -> Batch:

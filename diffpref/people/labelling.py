@@ -11,14 +11,16 @@ from typing import Any
 from diffpref.files.identity import hash_bit
 from diffpref.people.pairs import SCORES, Pair, labels_path, read_answers, read_pairs, write_answers
 
+TRAIN_AGAIN = "start the training again, it reads the labels in this folder"
+"""What comes after the last answer where a training run asked for it."""
 GRACE = 10.0  # seconds from the last answer to the end, to take that answer back
 
 
 class Labelling:
     """One annotator's answers to the pairs of one folder, and when to stop asking; safe to call from any thread."""
 
-    def __init__(self, folder: Path, annotator: str) -> None:
-        self.folder, self.annotator = folder, annotator
+    def __init__(self, folder: Path, annotator: str, then: str = TRAIN_AGAIN) -> None:
+        self.folder, self.annotator, self.then = folder, annotator, then
         self.pairs = read_pairs(folder)
         self.path = labels_path(folder, annotator)
         self.answers = read_answers(self.path, self.pairs)
@@ -81,10 +83,7 @@ class Labelling:
         """What is done, and what to do next."""
         total = len(self.pairs)
         if not self.left():
-            return (
-                f"All {total} pairs are answered, in {self.path}.\n"
-                "Next: start the training again, it reads the labels in this folder."
-            )
+            return f"All {total} pairs are answered, in {self.path}.\nNext: {self.then}."
         name = ["--annotator", self.annotator] if self.annotator else []
         command = shlex.join(["diffpref", "label-pairs", str(self.folder), *name])
         kept = f", in {self.path}" if self.answers else ""

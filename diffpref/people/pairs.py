@@ -38,6 +38,24 @@ def write_pairs(folder: Path, pairs: Sequence[Pair]) -> None:
             f"{files[0]} holds answers to the images that were here; pairs must be written to a folder without"
             " labels: choose a new folder, or delete the labels."
         )
+    _write(folder, pairs)
+
+
+def extend_pairs(folder: Path, pairs: Sequence[Pair]) -> None:
+    """Writes pairs.json again with more pairs; labels may be there, so every old id keeps its images.
+
+    Raises:
+        ValueError: an old pair is missing, or has other images.
+    """
+    old = read_pairs(folder) if (folder / PAIRS).is_file() else []
+    images = {pair.id: pair.images for pair in pairs}
+    for pair in old:
+        if images.get(pair.id) != pair.images:
+            raise ValueError(f"{folder / PAIRS}: the pair {pair.id!r} must keep its images; choose another id.")
+    _write(folder, pairs)
+
+
+def _write(folder: Path, pairs: Sequence[Pair]) -> None:
     path = folder / PAIRS
     _check(path, pairs)
     entries = [{"id": pair.id, "prompt": pair.prompt, "pictures": list(pair.images)} for pair in pairs]
@@ -48,7 +66,7 @@ def read_pairs(folder: Path) -> list[Pair]:
     """The pairs of pairs.json, in order."""
     path = folder / PAIRS
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: name a folder of images that has {PAIRS} (diffpref.label).")
+        raise ValueError(f"{path} does not exist: name a folder that has it, or make it with diffpref label-pairs.")
     entries = _read(path, PAIRS_FORMAT).get("pairs")
     if not isinstance(entries, list):
         raise ValueError(f"{path}: pairs must be a list, got {entries!r}; write it again with write_pairs.")

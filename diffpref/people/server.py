@@ -8,7 +8,7 @@ import webbrowser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from diffpref.people.labelling import Labelling
+from diffpref.people.labelling import TRAIN_AGAIN, Labelling
 from diffpref.people.pairs import TYPES
 
 ADDRESS = "127.0.0.1"
@@ -131,14 +131,15 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing: the terminal shows the address and the end."""
 
 
-def serve(folder: Path, *, port: int, annotator: str, open_browser: bool) -> None:
+def serve(folder: Path, *, port: int, annotator: str, open_browser: bool, then: str = TRAIN_AGAIN) -> None:
     """Asks until every pair has the annotator's answer, the page says finish, or Ctrl-C; every answer is kept at once.
 
     Args:
         port: in 1024..65535, or 0 for any free one.
         annotator: a name for labels.NAME.json, or "" for labels.json.
+        then: what to do after the last answer.
     """
-    labelling = Labelling(folder, annotator)
+    labelling = Labelling(folder, annotator, then)
     if not labelling.left():
         print(f"{labelling.summary()}\nTo answer again, delete {labelling.path}.")
         return

@@ -93,7 +93,7 @@ def test_a_malformed_pairs_file(folder: Path, text: str, message: str) -> None:
 
 
 def test_a_folder_without_pairs(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"pairs\.json does not exist: name a folder of images"):
+    with pytest.raises(ValueError, match=r"pairs\.json does not exist, and nothing here can be made into it"):
         main([str(tmp_path)])
 
 
