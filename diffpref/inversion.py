@@ -48,10 +48,11 @@ def invert(
     eta: float = 0.0,
     generator: Generators = None,
 ) -> Float[Tensor, " n *chw"]:
-    """x_t of every image at its own t; the first level is the image itself (alpha 1, sigma 0), the last exactly t.
+    """x_t of every image at its own t; the climb starts at the image itself (alpha 1, sigma 0) and ends exactly at t.
 
     All samples climb together, each on its own grid of `steps` levels, even in sigma / (alpha + sigma), so a batch
-    costs steps * (renoise + 1) network calls whatever its times are.
+    costs steps * (renoise + 1) network calls whatever its times are. A network that answers with the same noise at
+    every level is inverted exactly, and so is one on the straight path that answers with the same velocity.
 
     - DDIM inversion (Song et al. 2021; in InPO, Lu et al. 2025): renoise 0; first order in 1 / steps.
     - ReNoise (Garibi et al. 2024): renoise K estimates eps again K times at the destination; at its fixed point the
@@ -74,10 +75,11 @@ def invert(
         ValueError: as `check_inversion`, or generators that do not fit.
     """
     check_inversion(model.path, x0, t, steps=steps, renoise=renoise, average=average, eta=eta)
-    path, x, here = model.path, x0, None
-    for there in levels(path, t, steps):
+    path, x = model.path, x0
+    here = None if path.clean is None else torch.full_like(t, path.clean)
+    for step, there in enumerate(levels(path, t, steps)):
         x = _climb(model, x, cond or {}, here, there, renoise, average)
-        if eta and here is not None:
+        if eta and here is not None and step > 0:
             x = x + like(eta * posterior_std(path, there, here), x).to(x.dtype) * draw(x, generator)
         here = there
     return x
@@ -123,7 +125,7 @@ def levels(path: GaussianPath, t: Tensor, steps: int) -> list[Tensor]:
 
 
 def _scales(path: GaussianPath, t: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma at t, shaped to broadcast over x; None is the clean end."""
+    """alpha and sigma at t, shaped to broadcast over x; None is a clean end that is no level."""
     if t is None:
         one = torch.ones((), device=x.device)
         return one, torch.zeros_like(one)
@@ -139,9 +141,10 @@ def _climb(
     renoise: int,
     average: bool,
 ) -> Float[Tensor, " n *chw"]:
-    """One step up from the level `here` to `there`, each sample's own; None is the clean end."""
+    """One step up from the level `here` to `there`, each sample's own; None is a clean end that is no level."""
     (alpha_here, sigma_here), (alpha, sigma) = _scales(model.path, here, x), _scales(model.path, there, x)
-    ratio = alpha / alpha_here
+    # At noise alone both may be 0: levels that round to one stand still.
+    ratio = torch.where(alpha == alpha_here, torch.ones_like(alpha), alpha / alpha_here)
 
     def above(eps: Tensor) -> Tensor:
         return (ratio * x + (sigma - ratio * sigma_here) * eps).to(x.dtype)
@@ -149,7 +152,8 @@ def _climb(
     def estimate(latent: Tensor, t: Tensor) -> Tensor:
         return model.path.to_eps(model(latent, t, cond), latent, t)
 
-    # The latent below is asked at its own level; the clean end has none, so the destination's stands in.
+    # The latent below is asked, and its answer converted, at its own level. Where the clean end is none (a table, EDM),
+    # the destination's stands in for both.
     estimates = [estimate(x, there if here is None else here)]
     for _ in range(renoise):
         estimates.append(estimate(above(estimates[-1]), there))

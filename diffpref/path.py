@@ -43,7 +43,9 @@ class GaussianPath:
 
     `at_share` is the way back: the t at which the noise's share sigma / (alpha + sigma), in [0, 1), is the given one
     (the nearest index on a path of indices). The share is t itself on the straight path, so grids that are even in it
-    are alike on all paths. `last` is the largest t.
+    are alike on all paths. `last` is the largest t. `clean` is the t of the clean end where it is a level like the
+    others: the network may be asked there, and its answer be turned into the noise. None where it may not: a table of
+    indices starts above the image, and a denoiser's answer about an image without noise says nothing of the noise.
 
     >>> path, t = rectified_flow(), torch.tensor([0.25])
     >>> path.noise(torch.tensor([2.0]), torch.tensor([-1.0]), t), path.snr(t)
@@ -56,6 +58,7 @@ class GaussianPath:
     b: Schedule
     at_share: Schedule
     last: float
+    clean: float | None = None
 
     def _mix(self, first: Tensor, second: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
         dtype = torch.promote_types(first.dtype, second.dtype)
@@ -175,6 +178,7 @@ def rectified_flow() -> GaussianPath:
         b=lambda t: torch.ones_like(wide(t)),
         at_share=wide,
         last=1.0,
+        clean=0.0,
     )
 
 

@@ -18,6 +18,9 @@ from diffpref.run.randomness import generator
 from diffpref.settings.dotted import load_callable
 from diffpref.types import Backbone, Cond, Probe
 
+RULE = 2
+"""Grows when `invert` answers otherwise: latents and errors kept under another number are made again."""
+
 
 @dataclass(frozen=True)
 class Inversion:
@@ -75,7 +78,7 @@ class Inversion:
     def identity(self) -> Mapping[str, object]:
         """What the reference's errors depend on, beside the batch."""
         fields = {name: value for name, value in asdict(self).items() if name != "stored_inversions"}
-        return {"probe": type(self).__name__, **fields}
+        return {"probe": type(self).__name__, "rule": RULE, **fields}
 
     def cost(self) -> str:
         """The forwards of an inversion, for people."""
@@ -125,7 +128,7 @@ class Inverting:
 
     def _key(self, name: str) -> str:
         how = self.how
-        settings = (how.inversion_steps, how.renoise, how.average_estimates, how.inverter or False)
+        settings = (how.inversion_steps, how.renoise, how.average_estimates, how.inverter or False, RULE)
         return content_key(name, repr(settings), self.stage.identity)
 
     def _invert(self, x0: Tensor, t: Tensor, cond: Cond, names: Sequence[str]) -> Probe:

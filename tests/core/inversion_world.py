@@ -88,7 +88,12 @@ def fine_table() -> GaussianPath:
 
 
 def ddim_std(name: str, t: Tensor, s: Tensor) -> Tensor:
-    """sigma_eta=1 from t down to s: methods.md 2.1 on a table, k-diffusion's sigma_up on EDM; "n 1 1"."""
+    """sigma_eta=1 from t down to s: methods.md 2.1 on a table, k-diffusion's sigma_up on EDM; "n 1 1".
+
+    The straight path is EDM's at sigma = t / (1 - t), shrunk by 1 - t; so is its noise."""
+    if name == "flow":
+        t, s = t.reshape(-1, 1, 1), s.reshape(-1, 1, 1)
+        return (1 - s) * ddim_std("edm", t / (1 - t), s / (1 - s))
     if name == "edm":
         t, s = t.reshape(-1, 1, 1), s.reshape(-1, 1, 1)
         return s * (t**2 - s**2).sqrt() / t

@@ -1,9 +1,12 @@
 """Inversion against oracles, the solved flow of the analytic world, and a sampler written out."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from diffpref.inversion import invert, levels
@@ -25,6 +28,47 @@ def test_an_oracle_is_inverted_exactly(name: str, form: dict, steps: int) -> Non
     x_t = invert(Oracle(name, path, eps), x0, t, steps=steps, **form)
     # x0 is divided out of the noise at sigma down to 2e-3, and eps out of the picture at alpha down to 1e-3.
     torch.testing.assert_close(x_t, alpha * x0 + sigma * eps, rtol=1e-10, atol=1e-10)
+
+
+@dataclass
+class Constant:
+    """A network that always answers the same: the noise on a path of noise, the velocity on the straight one."""
+
+    path: GaussianPath
+    answer: Tensor
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return self.answer
+
+
+times = st.floats(1e-3, 1)
+forms = st.fixed_dictionaries({"steps": st.integers(1, 30), "renoise": st.integers(0, 4), "average": st.booleans()})
+
+
+@given(name=st.sampled_from([*PATHS]), share=st.lists(times, min_size=3, max_size=3), form=forms)
+def test_a_constant_answer_is_inverted_exactly(name: str, share: list[float], form: dict) -> None:
+    """In any number of steps and estimates, at any t, noise alone among them."""
+    path, _ = PATHS[name]()
+    form = {**form, "average": form["average"] and form["renoise"] > 0}
+    # 0.999 of noise is sigma 999 on the path without an end.
+    t = path.at_share(number(*share).clamp(max=0.999 if name == "edm" else 1))
+    x0, eps = normal(2, 3, *CHW)
+    alpha, sigma = alpha_sigma(name, t)
+    expected = alpha * x0 + sigma * eps
+    if name in ("eps", "flow"):
+        answer = eps if name == "eps" else eps - x0
+        torch.testing.assert_close(invert(Constant(path, answer), x0, t, **form), expected, rtol=1e-12, atol=1e-12)
+    if name != "flow" or bool((t < 1).all()):  # an oracle there divides by alpha = 0
+        x_t = invert(Oracle(name, path, eps), x0, t, **form)
+        torch.testing.assert_close(x_t, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_levels_of_noise_alone_stand_still() -> None:
+    """A schedule of terminal SNR 0 ends in noise alone, and with many steps several levels are that end."""
+    path, t, x0 = variance_preserving(number(0.9, 0.5, 0.0), "v_prediction"), torch.tensor([2, 1]), normal(2, *CHW)
+    many, more = (invert(DATA.denoiser(path), x0, t, steps=steps) for steps in (50, 200))
+    assert many.isfinite().all()
+    torch.testing.assert_close(many, more, rtol=1e-12, atol=1e-12)  # both climb through the three levels there are
 
 
 @pytest.mark.parametrize("name", ["eps", "flow"])
