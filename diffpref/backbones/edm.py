@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import log
+from math import inf, log
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from diffpref.backbones.checkpoint import Checkpoint
 from diffpref.backbones.edm_pictures import EDMDecoder, EDMEncoder
 from diffpref.backbones.loading import load_network
 from diffpref.backbones.shape import Shape
-from diffpref.backbones.times import Times
+from diffpref.backbones.times import Times, check_no_table, limits, logarithm, normal_between, one_of, span
 from diffpref.path import GaussianPath, edm
 from diffpref.pipelines.edm import EDMPipeline, NoiseSchedule, denoise, noise_schedule
 from diffpref.transition import Ancestral, StepRule
@@ -61,9 +61,18 @@ class LogNormalTimes:
 
     mean: float
     std: float
+    low: float = 0.0
+    high: float = inf
+    only: tuple[float, ...] = ()
+    """The sigmas that are drawn, where they have no density."""
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """One sigma."""
+        if self.only:
+            return one_of(self.only, generator)
+        if (self.low, self.high) != (0.0, inf):
+            ends = ((logarithm(sigma) - self.mean) / self.std for sigma in (self.low, self.high))
+            return (self.mean + self.std * normal_between(*ends, generator)).exp().clamp(self.low, self.high)
         return (self.mean + self.std * torch.randn((), generator=generator)).exp()
 
 
@@ -95,8 +104,14 @@ class EDM:
             )
         if times.p_std < 0:
             raise ValueError(f"p_std must be 0 or above, got {times.p_std}.")
+        check_no_table(times, cls.__name__)
+        low, high = span(times, 0.0, inf)
+        if times.p_std == 0 and limits(times):
+            raise ValueError(f"p_std 0 draws one sigma alone: leave {' and '.join(limits(times))} out.")
+        if 0 in times.timesteps:
+            raise ValueError("timesteps are sigmas above 0, got 0.")
         mean = times.p_mean if times.p_mean is not None else -1.2 + log(_schedule(checkpoint).sigma_data / 0.5)
-        return cls(checkpoint, LogNormalTimes(mean, times.p_std))
+        return cls(checkpoint, LogNormalTimes(mean, times.p_std, low, high, times.timesteps))
 
     @cached_property
     def path(self) -> EDMPath:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffpref.backbones.checkpoint import Checkpoint
 from diffpref.backbones.loading import read_config
-from diffpref.backbones.times import Times
+from diffpref.backbones.times import Times, check_no_table, limits, logarithm, normal_between, one_of, span
 
 STEPS = 1000
 """The network's timestep at t = 1."""
@@ -30,14 +30,29 @@ class FlowTimes:
     std: float = 1.0
     """Of the logit."""
     shift: float = 1.0
+    low: float = 0.0
+    high: float = 1.0
+    only: tuple[float, ...] = ()
+    """The times that are drawn, where they have no density."""
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """One t in (0, 1)."""
+        if self.only:
+            return one_of(self.only, generator)
+        u = self._unshifted(generator)
+        return (self.shift * u / (1 + (self.shift - 1) * u)).clamp(max(CLEANEST, self.low), min(NOISIEST, self.high))
+
+    def _unshifted(self, generator: torch.Generator) -> Tensor:
+        """One u, which the shift makes a t in [low, high]."""
+        if (self.low, self.high) == (0.0, 1.0):
+            if self.density == "uniform":
+                return torch.rand((), generator=generator)
+            return torch.sigmoid(self.mean + self.std * torch.randn((), generator=generator))
+        low, high = (t / (self.shift - (self.shift - 1) * t) for t in (self.low, self.high))
         if self.density == "uniform":
-            u = torch.rand((), generator=generator)
-        else:
-            u = torch.sigmoid(self.mean + self.std * torch.randn((), generator=generator))
-        return (self.shift * u / (1 + (self.shift - 1) * u)).clamp(CLEANEST, NOISIEST)
+            return low + (high - low) * torch.rand((), generator=generator)
+        ends = ((logarithm(u) - logarithm(1 - u) - self.mean) / self.std for u in (low, high))
+        return torch.sigmoid(self.mean + self.std * normal_between(*ends, generator))
 
 
 def flow_times(times: Times, shift: float) -> FlowTimes:
@@ -52,8 +67,12 @@ def flow_times(times: Times, shift: float) -> FlowTimes:
         raise ValueError(f"logit_std must be above 0, got {times.logit_std}.")
     if shift <= 0:
         raise ValueError(f"timestep_shift must be above 0, got {shift}.")
+    check_no_table(times, "a flow model")
+    low, high = span(times, CLEANEST, NOISIEST)
+    if not {"t_min", "t_max"} & set(limits(times)):
+        low, high = 0.0, 1.0
     density = "uniform" if times.timestep_density == "uniform" else "logit_normal"
-    return FlowTimes(density, times.logit_mean, times.logit_std, shift)
+    return FlowTimes(density, times.logit_mean, times.logit_std, shift, low, high, times.timesteps)
 
 
 def scheduler_config(checkpoint: Checkpoint, name: str) -> dict[str, Any]:

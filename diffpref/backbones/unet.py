@@ -14,7 +14,7 @@ from torch import Tensor
 from diffpref.backbones.adapters.lora import save_unet_lora
 from diffpref.backbones.checkpoint import Checkpoint
 from diffpref.backbones.loading import load_network, read_config
-from diffpref.backbones.times import Times
+from diffpref.backbones.times import Times, one_of, span
 from diffpref.path import GaussianPath, variance_preserving
 from diffpref.transition import Ancestral, StepRule
 
@@ -24,13 +24,28 @@ Own = TypeVar("Own", bound="UNetFamily")
 
 @dataclass(frozen=True)
 class IndexTimes:
-    """Uniform over all indices of the table, as in the official Diffusion-DPO code."""
+    """Uniform over indices of the table, all of them by default, as in the official Diffusion-DPO code."""
 
-    count: int = STEPS
+    low: int = 0
+    high: int = STEPS - 1
+    """The last index that is drawn."""
+    only: tuple[int, ...] = ()
+    """The indices that are drawn, where they are no range."""
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """One index."""
-        return torch.randint(self.count, (), generator=generator)
+        if self.only:
+            return one_of(self.only, generator)
+        return torch.randint(self.low, self.high + 1, (), generator=generator)
+
+
+def index_times(times: Times) -> IndexTimes:
+    """The user's range or list of indices; ValueError for a t that is no index of the table."""
+    low, high = span(times, 0, STEPS - 1)
+    for t in (low, high, *times.timesteps):
+        if t != int(t):
+            raise ValueError(f"t_min, t_max and timesteps must be whole numbers on a path of indices, got {t:g}.")
+    return IndexTimes(int(low), int(high), tuple(int(t) for t in times.timesteps))
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,7 @@ class UNetFamily(ABC):
 
     checkpoint: Checkpoint
     times: IndexTimes = IndexTimes()
+    zero_terminal_snr: bool = False
 
     component: ClassVar[str] = "unet"
     networks: ClassVar[tuple[str, ...]] = ("UNet2DConditionModel",)
@@ -53,7 +69,7 @@ class UNetFamily(ABC):
             raise ValueError(f"timestep_density {times.timestep_density} is not for a path of indices: use uniform.")
         if times.timestep_shift is not None:
             raise ValueError(f"timestep_shift {times.timestep_shift} is for flow models: {checkpoint.source} is none.")
-        return cls(checkpoint)
+        return cls(checkpoint, index_times(times), times.zero_terminal_snr)
 
     @cached_property
     def path(self) -> GaussianPath:
@@ -62,7 +78,7 @@ class UNetFamily(ABC):
         Raises:
             ValueError: a scheduler without a table of betas (EDM, flow), of another length, or of another prediction.
         """
-        return table_path(self.checkpoint)
+        return table_path(self.checkpoint, zero_terminal_snr=self.zero_terminal_snr)
 
     def load_network(self, dtype: torch.dtype) -> UNet2DConditionModel:
         """The UNet of the pipeline, or the weights that replace it."""
@@ -101,8 +117,20 @@ class UNetFamily(ABC):
         return None
 
 
-def table_path(checkpoint: Checkpoint) -> GaussianPath:
-    """The path of the betas in the pipeline's scheduler; raises ValueError as `UNetFamily.path` says."""
+def without_signal(table: Tensor) -> Tensor:
+    """The table of alphas_cumprod, stretched so that its last level holds no picture and its first stays as it is.
+
+    Source: Lin et al. 2024, algorithm 1: sqrt(alphas_cumprod) is shifted and scaled."""
+    roots = table.sqrt()
+    return ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))).square()
+
+
+def table_path(checkpoint: Checkpoint, *, zero_terminal_snr: bool = False) -> GaussianPath:
+    """The path of the betas in the pipeline's scheduler; raises ValueError as `UNetFamily.path` says.
+
+    Args:
+        zero_terminal_snr: stretch the table; on epsilon too, whose last level then trains on noise alone.
+    """
     config = read_config(DDPMScheduler, checkpoint, "scheduler")
     # DDPMScheduler fills in its own table for a scheduler that has none, and says nothing.
     if "beta_schedule" not in config:
@@ -120,6 +148,8 @@ def table_path(checkpoint: Checkpoint) -> GaussianPath:
             raise ValueError(
                 "at a terminal SNR of zero epsilon says nothing of the picture: v_prediction belongs to it."
             )
+        if zero_terminal_snr:
+            table = without_signal(table)
         return variance_preserving(table, prediction)
     except (ValueError, NotImplementedError) as problem:
         raise ValueError(f"{checkpoint.source}: {problem}") from None

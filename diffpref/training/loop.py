@@ -72,7 +72,7 @@ def check_settings(config: TrainConfig) -> list[str]:
     """The trackers to use; raises ValueError for settings that cannot work, before anything is read."""
     check(config)
     config.optimizer.check()
-    prepare.check_choices(config.objective, config.probe, config.source)
+    prepare.check_choices(config.objective, config.probe, config.source, config.times)
     check_engine(config.probe, config.adapter, stored_reference=config.engine.stored_reference)
     return prepare.check_run(config.run)
 

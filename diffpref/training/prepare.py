@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 import yaml
 
+from diffpref.backbones import Times
 from diffpref.backbones.adapters import Adapter
+from diffpref.backbones.times import limits
 from diffpref.files import atomic
 from diffpref.files.disk import require_space
 from diffpref.probes import ProbeChoice, StepBatch
@@ -46,7 +48,7 @@ def check_run(run: Run) -> list[str]:
     return check_trackers(run.report_to)
 
 
-def check_choices(objective: Objective, probe: ProbeChoice, source: Source) -> None:
+def check_choices(objective: Objective, probe: ProbeChoice, source: Source, times: Times) -> None:
     """Raise ValueError where the source does not give what the objective and the probe take."""
     name, gives = type(objective).__name__, source.gives
     form = objective.candidates
@@ -54,6 +56,11 @@ def check_choices(objective: Objective, probe: ProbeChoice, source: Source) -> N
         raise ValueError(
             f"{name} learns from {form.replace('_', ' ')}, and {type(source).__name__} gives "
             f"{' or '.join(gives.forms).replace('_', ' ')}: leave source out, and it follows from the objective."
+        )
+    if gives.batch is StepBatch and limits(times):
+        raise ValueError(
+            f"{' and '.join(limits(times))}: the steps of chains have levels of their own: use chain_steps, ddim_grid "
+            "and timestep_fraction."
         )
     if probe.traits.takes is gives.batch:
         return
