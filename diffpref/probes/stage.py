@@ -1,5 +1,6 @@
 """What a run's probe is built on, and what comes out of it."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,15 @@ from diffpref.files.store import TensorStore
 from diffpref.probes.batch import AnyBatch
 from diffpref.transition import StepRule
 from diffpref.types import Backbone, Cond, Probe
+
+
+def told(choice: object, *, always: tuple[str, ...]) -> dict[str, object]:
+    """The fields of a choice for an identity: these, and others where they are not at their defaults.
+
+    So a field that is new leaves the names of what was kept before as they were."""
+    assert dataclasses.is_dataclass(choice), "a choice is a frozen dataclass"
+    fields = dataclasses.fields(choice)
+    return {f.name: value for f in fields if (value := getattr(choice, f.name)) != f.default or f.name in always}
 
 
 @dataclass(frozen=True, kw_only=True)
