@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from diffpref.backbones.adapters.lora import save_unet_lora
@@ -105,6 +105,21 @@ class UNetFamily(ABC):
     @abstractmethod
     def version(self, network: torch.nn.Module) -> str:
         """kohya's name of the version of Stable Diffusion that the network is of, by which A1111 sorts LoRA files."""
+
+    def leading_times(self, steps: int) -> Tensor:
+        """The levels of DDIM's `leading` grid, on which D3PO's code samples: 951, 901, ..., 1, 0 for 20 steps.
+
+        Source: D3PO's ddim_with_logprob.py, where the step after the last multiple of 1000 / steps ends at index 0.
+
+        Raises:
+            ValueError: so many steps that no level lies between them, or one.
+        """
+        if not 2 <= steps <= STEPS // 2:
+            raise ValueError(f"chain_steps must be in [2, {STEPS // 2}] with ddim_grid, got {steps}.")
+        # The one setting of the grid that checkpoints differ in; DDIM's own value is 0.
+        offset = int(read_config(DDIMScheduler, self.checkpoint, "scheduler").get("steps_offset", 0))
+        grid = torch.arange(steps - 1, -1, -1) * (STEPS // steps) + offset
+        return grid if offset == 0 else torch.cat([grid, grid.new_zeros(1)])
 
     def save_lora(self, network: torch.nn.Module, folder: Path) -> None:
         """Write pytorch_lora_weights.safetensors as the `load_lora_weights` of both UNet pipelines, ComfyUI and A1111

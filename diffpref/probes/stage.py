@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffpref.files.store import TensorStore
 from diffpref.probes.batch import AnyBatch
-from diffpref.transition import StepRule
+from diffpref.transition import Ancestral, StepRule
 from diffpref.types import Backbone, Cond, Probe
 
 
@@ -75,6 +75,19 @@ class Traits:
     """How many draws of t each group uses in turn, because what they cost is kept; 0 draws at every step."""
     guidance: float = 1.0
     """Classifier-free guidance in the loss; 1 is none."""
+    eta: float | None = None
+    """Noise of the chains' sampler, in units of DDIM's posterior; None is the backbone's own."""
+
+    def rule(self, step: StepRule) -> StepRule:
+        """The backbone's sampler of chains, with this noise; ValueError where it has no eta."""
+        if self.eta is None:
+            return step
+        if not isinstance(step, Ancestral):
+            raise ValueError(
+                f"chain_eta is DDIM's: this backbone's chains are drawn by {type(step).__name__}, whose noise is its "
+                "own. Leave chain_eta out."
+            )
+        return replace(step, eta=self.eta)
 
 
 @runtime_checkable

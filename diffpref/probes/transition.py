@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from annotated_types import Gt
 
 from diffpref.probe import transition_probe
 from diffpref.probes.batch import AnyBatch, StepBatch
@@ -15,11 +18,14 @@ class Transition:
 
     train_guidance_scale: float = 1.0
     """Classifier-free guidance of the chains, in sampling and in the loss; D3PO uses 5."""
+    chain_eta: Annotated[float, Gt(0)] | None = None
+    """SD 1.5, SDXL, EDM: noise of the chains' steps, in units of DDIM's posterior deviation; 1 by default and in
+    D3PO."""
 
     @property
     def traits(self) -> Traits:
         """What the rest of a run has to know of this probe."""
-        return Traits(takes=StepBatch, guidance=self.train_guidance_scale)
+        return Traits(takes=StepBatch, guidance=self.train_guidance_scale, eta=self.chain_eta)
 
     def check_stored(self, draws: int) -> None:
         """Raise ValueError: chains are drawn again in every round."""

@@ -36,9 +36,16 @@ class ChainGroups:
     store: TensorStore
     fingerprint: str
     """Names the data: equal for equal chains and labels."""
+    fraction: float = 1.0
+    """Share of a chain's steps that an epoch has, others in each epoch; all chains of a prompt have the same."""
 
     def __len__(self) -> int:
-        return len(self.pairs) * (len(self.times) - 1)
+        return len(self.pairs) * self.kept_steps
+
+    @property
+    def kept_steps(self) -> int:
+        """Steps of each chain in an epoch, rounded down as D3PO's code does."""
+        return int((len(self.times) - 1) * self.fraction)
 
     @cached_property
     def bundles(self) -> list[list[int]]:
@@ -51,8 +58,17 @@ class ChainGroups:
 
     def order(self, seed: int, epoch: int) -> Sequence[int]:
         """The groups in the order of an epoch: bundles in a permutation of its own, each as a whole."""
-        order = torch.randperm(len(self.bundles), generator=generator(seed, "epoch", epoch)).tolist()
-        return [group for bundle in order for group in self.bundles[bundle]]
+        bundles = self.bundles if self.fraction == 1 else self._some_steps(seed, epoch)
+        order = torch.randperm(len(bundles), generator=generator(seed, "epoch", epoch)).tolist()
+        return [group for bundle in order for group in bundles[bundle]]
+
+    def _some_steps(self, seed: int, epoch: int) -> list[list[int]]:
+        """The bundles of an epoch: for each prompt those of the first of its steps, which are shuffled."""
+        steps, found = len(self.times) - 1, []
+        for first in range(0, len(self.bundles), steps):
+            shuffled = torch.randperm(steps, generator=generator(seed, "steps", epoch, first))
+            found += [self.bundles[first + step] for step in shuffled[: self.kept_steps].tolist()]
+        return found
 
     def names(self, indices: Sequence[int]) -> tuple[str, ...]:
         """A name for each candidate of the groups; equal names are one chain at one step."""

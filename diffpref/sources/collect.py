@@ -50,7 +50,7 @@ class Collection:
         ]
 
 
-def collect(basis: Basis, prompts: Sequence[str], folder: Path, *, chains: int, steps: int) -> Collection:
+def collect(basis: Basis, prompts: Sequence[str], folder: Path, *, chains: int, times: Tensor) -> Collection:
     """Sample `chains` chains of each prompt from one start, as D3PO does, and decode where they end.
 
     Everything is kept in `folder`: what is there is not sampled again. A chain's noise follows from the run's seed, its
@@ -58,7 +58,7 @@ def collect(basis: Basis, prompts: Sequence[str], folder: Path, *, chains: int, 
 
     Args:
         chains: of each prompt, 2 or above.
-        steps: noisy steps of a chain.
+        times: the falling levels of a chain.
     """
     accelerator, family = accelerator_of(basis.run, basis.adapter), basis.family
     device, seed = accelerator.device, basis.run.seed
@@ -74,9 +74,10 @@ def collect(basis: Basis, prompts: Sequence[str], folder: Path, *, chains: int, 
 
     models = build_models(family, basis.adapter, accelerator, computing=computing_of(basis.run), seed=seed)
     models.network.eval()
-    guidance = basis.probe.traits.guidance
-    times = family.chain_times(steps).to(device)
+    traits = basis.probe.traits
+    guidance, times = traits.guidance, times.to(device)
     weights = f"{models.base_hash} {fields_of(basis.adapter).get('adapter_weights')} {guidance}"
+    weights += "" if traits.eta is None else f" eta {traits.eta}"
     keys = [
         [content_key(prompt, weights, repr((seed, place, chain, times.tolist()))) for chain in range(chains)]
         for place, prompt in enumerate(prompts)
@@ -115,7 +116,7 @@ def _sample(
     """Sample and keep the chains of these prompts."""
     family, seed, device = basis.family, basis.run.seed, accelerator.device
     times, store = collection.times.to(device), collection.store
-    shape = decoder.latent_shape(basis.data.resolution)
+    shape, rule = decoder.latent_shape(basis.data.resolution), basis.probe.traits.rule(family.step)
     chains = range(len(collection.chains[0]))
     for first in range(0, len(places), BATCH_PROMPTS):
         part = places[first : first + BATCH_PROMPTS]
@@ -126,7 +127,7 @@ def _sample(
         cond = family.group_cond({name: v.to(device) for name, v in prompts.items()}, basis.data.resolution)
         noise = [generator(seed, "chain", place, chain) for place in part for chain in chains]
         with torch.no_grad(), accelerator.autocast():
-            sampled = sample_chain(policy, x, times, cond, rule=family.step, generator=noise)
+            sampled = sample_chain(policy, x, times, cond, rule=rule, generator=noise)
             ends = finish(policy, sampled, cond)
         drawn = decoder.decode(ends)
         for at, (place, chain) in enumerate((place, chain) for place in part for chain in chains):

@@ -3,11 +3,13 @@
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol, runtime_checkable
 
 from accelerate import Accelerator
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
 
+from diffpref.backbones import Family
 from diffpref.data.prompts import read_prompts
 from diffpref.files.identity import content_key
 from diffpref.probes import StepBatch
@@ -19,6 +21,15 @@ from diffpref.sources.claim import claim
 from diffpref.sources.collect import collect
 from diffpref.sources.preference import PERSON, labelled
 from diffpref.training.rounds import Basis, Encoded, Gives, Round, Say
+
+
+@runtime_checkable
+class LeadingGrid(Protocol):
+    """A family whose levels are a table, on which DDIM has a grid of its own."""
+
+    def leading_times(self, steps: int) -> Tensor:
+        """The falling levels of a chain of so many steps."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,11 @@ class OnPolicy:
     """Chains of each prompt; all their pairs are labelled. The paper's people saw 7."""
     chain_steps: Annotated[int, Ge(1)] = 20
     """Noisy steps of a chain."""
+    ddim_grid: bool = False
+    """SD 1.5, SDXL: chains on the grid of D3PO's code, 951, 901, ..., 1, 0 for 20 steps. Without it they are even from
+    the last level down, and the step from the lowest level to the picture is the denoiser's."""
+    timestep_fraction: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Share of each chain's steps that an epoch trains on, drawn anew in every epoch; D3PO's code has 1."""
 
     @property
     def gives(self) -> Gives:
@@ -66,6 +82,29 @@ class OnPolicy:
             )
         if basis.run.resume_from_checkpoint not in (None, "latest"):
             raise ValueError("rounds go on from where they were: leave resume_from_checkpoint out.")
+        if int(self.chain_steps * self.timestep_fraction) < 1:
+            raise ValueError(
+                f"timestep_fraction {self.timestep_fraction:g} of chain_steps {self.chain_steps} is no step: raise one."
+            )
+        self._check_chain(basis)
+
+    def _check_chain(self, basis: Basis) -> None:
+        """Raise ValueError for a grid or a sampler that this backbone has not."""
+        times = self.times(basis.family)
+        first = basis.probe.traits.rule(basis.family.step)(basis.family.path, times[:1], times[1:2])
+        if not bool(first.keep.isfinite()):
+            raise ValueError(
+                f"chains cannot leave t = {float(times[0]):g}: it holds no picture, and epsilon says nothing of one. "
+                "Set zero_terminal_snr: false, or ddim_grid: true, which starts below."
+            )
+
+    def times(self, family: Family) -> Tensor:
+        """The falling levels of a chain; ValueError where the family has no DDIM grid."""
+        if not self.ddim_grid:
+            return family.chain_times(self.chain_steps)
+        if not isinstance(family, LeadingGrid):
+            raise ValueError(f"ddim_grid is for SD 1.5 and SDXL: {type(family).__name__} has no table of levels.")
+        return family.leading_times(self.chain_steps)
 
     def each_round(self, basis: Basis, settings: Mapping[str, object]) -> Generator[Round, None, Path]:
         """Every round; a killed run goes on where it was when it is started again with the same settings."""
@@ -95,14 +134,16 @@ class OnPolicy:
 
     def _round(self, basis: Basis, prompts: list[str], folder: Path) -> Round:
         """Chains of these prompts, sampled and labelled, as what one training learns from."""
-        collection = collect(basis, prompts, folder, chains=self.chains_per_prompt, steps=self.chain_steps)
+        collection = collect(basis, prompts, folder, chains=self.chains_per_prompt, times=self.times(basis.family))
         pairs = labelled(collection, folder, self.labels, basis.say)
-        fingerprint = content_key(*(repr(pair) for pair in pairs))
-        groups = ChainGroups(pairs, collection.times, collection.store, fingerprint)
+        fraction = self.timestep_fraction
+        fingerprint = content_key(*(repr(pair) for pair in pairs), *(() if fraction == 1 else (f"{fraction}",)))
+        groups = ChainGroups(pairs, collection.times, collection.store, fingerprint, fraction)
 
         def encode(accelerator: Accelerator, say: Say) -> Encoded:
             return Encoded(groups=groups, validation=collection.validation, empty=collection.empty)
 
-        steps = len(collection.times) - 1
-        summary = f"{len(pairs)} labelled pairs of chains of {len(prompts)} prompts, {steps} steps each"
+        steps, kept = len(collection.times) - 1, groups.kept_steps
+        each = f"{steps} steps each" if kept == steps else f"{kept} of their {steps} steps in each epoch"
+        summary = f"{len(pairs)} labelled pairs of chains of {len(prompts)} prompts, {each}"
         return Round(basis=basis, summary=summary, encode=encode)

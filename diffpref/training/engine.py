@@ -86,7 +86,7 @@ class Works:
             policy=wrapped,
             reference=reference,
             weight=family.loss_weight,
-            rule=family.step,
+            rule=traits.rule(family.step),
             seed=run.seed,
             identity=identity,
             folder=run.output_dir / "inversions",
