@@ -20,12 +20,12 @@ from diffpref.backbones.adapters import LoRA, trainable
 from diffpref.backbones.unet import STEPS
 from diffpref.counting.steps import BETA
 from diffpref.data.decode import decode
-from diffpref.data.encode import to_square
+from diffpref.data.framing import to_square
 from diffpref.data.rows import Preferences
 from diffpref.demo.embedded import embedded
 from diffpref.probe import forward_probe
 from diffpref.run.randomness import index_at
-from diffpref.sources.dataset import Dataset, encode_rows
+from diffpref.sources.dataset import Dataset
 from diffpref.training.config import TrainConfig
 from diffpref.training.loop import basis_of, prepared
 from diffpref.training.models import accelerator_of
@@ -98,7 +98,7 @@ def our_turn(config: TrainConfig, rows: Preferences) -> Turn:
     """A step of the training loop, from the cached batch to the optimizer."""
     basis = basis_of(config, lambda line: None)
     accelerator = accelerator_of(config.run, config.adapter)
-    asked = Round(basis=basis, summary="", encode=lambda where, say: encode_rows(rows, basis, where, say))
+    asked = Round(basis=basis, summary="", encode=lambda where, say: Dataset().encode(rows, basis, where, say))
     ready = prepared(config, asked, accelerator, basis.say)
     example = next(ready.feed(0, 1))
     plan = ready.works.plan(config.mode, config.optimizer, example, None)

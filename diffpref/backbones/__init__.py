@@ -49,6 +49,24 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class PosteriorEncoder(Encoder, Protocol):
+    """An encoder whose autoencoder gives a distribution of latents for a picture."""
+
+    def encode_posteriors(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents of pictures "n 3 h w" in [-1, 1]; ValueError where it has none."""
+        ...
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """A family whose network is told how large its pictures were, and where they were cropped."""
+
+    def size_ids(self, framing: Tensor, resolution: int) -> Tensor:
+        """What it is told, "b d", of framings "b 4": height and width before resizing, top and left of the crop."""
+        ...
+
+
+@runtime_checkable
 class Decoder(Protocol):
     """A network with what turns its latents into pictures."""
 

@@ -77,6 +77,23 @@ def encode_pictures(
     return scale_latents(encoded.latent, vae.config)
 
 
+@torch.no_grad()
+def encode_posteriors(
+    vae: Any, pictures: Float[Tensor, "n 3 h w"]
+) -> tuple[Float[Tensor, "n c hl wl"], Float[Tensor, "n c hl wl"]]:
+    """Mean and standard deviation of the latents as the network sees them; pictures in [-1, 1].
+
+    Raises:
+        ValueError: an autoencoder with one latent for a picture.
+    """
+    encoded = vae.encode(pictures.to(vae.device))
+    if not hasattr(encoded, "latent_dist"):
+        raise ValueError(f"{type(vae).__name__} has one latent for a picture, and no posterior: leave posterior out.")
+    posterior = encoded.latent_dist
+    _, scale = _units(vae.config, posterior.mean)
+    return scale_latents(posterior.mean, vae.config), posterior.std * scale
+
+
 @dataclass(frozen=True)
 class LatentDecoder:
     """A pipeline around the network, without text encoders: prompts come encoded."""

@@ -54,6 +54,10 @@ class SD15Encoder:
         """Latents as the UNet sees them; see `latents.encode_pictures`."""
         return latents.encode_pictures(self.vae, pictures, generators)
 
+    def encode_posteriors(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the latents; see `latents.encode_posteriors`."""
+        return latents.encode_posteriors(self.vae, pictures)
+
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """prompt_embeds "n s d"."""

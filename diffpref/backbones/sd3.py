@@ -78,6 +78,10 @@ class SD3Encoder:
         """Latents as the transformer sees them; see `latents.encode_pictures`."""
         return latents.encode_pictures(self.vae, pictures, generators)
 
+    def encode_posteriors(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the latents; see `latents.encode_posteriors`."""
+        return latents.encode_posteriors(self.vae, pictures)
+
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """prompt_embeds "n s d", CLIP's tokens and then T5's or zeros, and pooled "n d"."""

@@ -55,6 +55,10 @@ class SDXLEncoder:
         """Latents as the UNet sees them; see `latents.encode_pictures`."""
         return latents.encode_pictures(self.vae, pictures, generators)
 
+    def encode_posteriors(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the latents; see `latents.encode_posteriors`."""
+        return latents.encode_posteriors(self.vae, pictures)
+
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """prompt_embeds "n s d" and pooled "n d"."""
@@ -85,10 +89,18 @@ class SDXL(UNetFamily):
         return encoded
 
     def group_cond(self, prompts: Cond, resolution: int) -> dict[str, Tensor]:
-        """The prompts, and as original size, crop and target size the resolution, uncropped (as official)."""
-        first, whole = prompts["pooled"], [resolution, resolution]
-        sizes = torch.tensor([*whole, 0, 0, *whole], device=first.device, dtype=first.dtype)
-        return {**prompts, "time_ids": sizes.expand(len(first), SIZES)}
+        """The prompts, and as original size, crop and target size the resolution, uncropped (as official).
+
+        Where `prompts` has a `framing` "b 4", that stands for the original size and the crop, as in diffusers' script.
+        """
+        first = prompts["pooled"]
+        framing = prompts.get("framing", torch.tensor([[resolution, resolution, 0, 0]]).expand(len(first), 4))
+        rest = {name: value for name, value in prompts.items() if name != "framing"}
+        return {**rest, "time_ids": self.size_ids(framing.to(first), resolution)}
+
+    def size_ids(self, framing: Float[Tensor, "b 4"], resolution: int) -> Float[Tensor, "b 6"]:
+        """Original size, crop and target size, each height first."""
+        return torch.cat([framing, framing.new_full((len(framing), 2), resolution)], 1)
 
     def load_decoder(self, network: torch.nn.Module, device: torch.device) -> latents.LatentDecoder:
         """The pipeline around a network, without text encoders: prompts come encoded."""

@@ -1,39 +1,20 @@
 """Preferences to an encoded data set: every image and every unique prompt through the encoder once."""
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from diffpref.backbones import Encoder
 from diffpref.backbones.prompts import split
 from diffpref.data.decode import ImageSource, decode
+from diffpref.data.framing import Framing, Told, check_posterior, to_square
 from diffpref.data.rows import Preferences
 from diffpref.files.disk import require_space
 from diffpref.files.identity import content_key
 from diffpref.files.store import TensorStore
 from diffpref.run.precision import DTYPES
-
-
-@dataclass(frozen=True)
-class Framing:
-    """How images become tensors: resized on the shorter side, cropped to a square, perhaps mirrored."""
-
-    resolution: int
-    crop: str = "center"
-    flip: bool = False
-    seed: int = 0
-
-    def offset(self, where: str) -> tuple[float, float]:
-        """Where a group's crop lies between the edges (0 to 1); shared by its images."""
-        if self.crop == "center":
-            return 0.5, 0.5
-        place = random.Random(f"{self.seed}/{where}")
-        return place.random(), place.random()
 
 
 @dataclass(frozen=True)
@@ -54,28 +35,29 @@ class EncodedPreferences:
     store: TensorStore
     fingerprint: str
     """Names the data: equal for equal rows, images, encoder and framing."""
+    sizes: Sequence[Told] = ()
+    """Of each group, where the framing keeps them."""
 
     def __len__(self) -> int:
         return len(self.groups)
 
-    def group(self, index: int, *, mirrored: bool) -> tuple[Tensor, dict[str, Tensor], tuple[float, ...]]:
-        """Latents "k *chw", the prompt's tensors and the scores of a group, as they are kept."""
+    def group(
+        self, index: int, *, mirrored: bool | Sequence[bool], draw: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], tuple[float, ...]]:
+        """Latents "k *chw", the prompt's tensors and the scores of a group, as they are kept.
+
+        Args:
+            mirrored: all images, or each on its own.
+            draw: gives each image a fresh draw of its posterior, in float32, where that is kept.
+        """
         group = self.groups[index]
-        keys = group.mirrored if mirrored else group.pictures
+        each = [mirrored] * len(group.pictures) if isinstance(mirrored, bool) else mirrored
+        keys = [group.mirrored[place] if flip else group.pictures[place] for place, flip in enumerate(each)]
         latents = torch.stack([self.store.get(key)["latent"] for key in keys])
+        if draw is not None:
+            std = torch.stack([self.store.get(key)["std"] for key in keys]).float()
+            latents = latents.float() + std * torch.randn(std.shape, generator=draw)
         return latents, self.store.get(group.prompt), group.scores
-
-
-def to_square(image: Image.Image, resolution: int, offset: tuple[float, float]) -> Tensor:
-    """The image as "3 r r" in [-1, 1]: shorter side to the resolution (Lanczos), then cropped at the offset."""
-    width, height = image.size
-    scale = resolution / min(width, height)
-    size = max(resolution, round(width * scale)), max(resolution, round(height * scale))
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    left, top = (round(place * (side - resolution)) for place, side in zip(offset, size, strict=True))
-    image = image.crop((left, top, left + resolution, top + resolution))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def _bytes(source: ImageSource) -> bytes:
@@ -103,7 +85,8 @@ def encode_preferences(
     Raises:
         ValueError: an image that cannot be decoded, or a disk that is too small; names the row.
     """
-    groups, texts, todo = _keys(preferences, encoder.identity, store, framing, dtype)
+    check_posterior(encoder, framing.posterior)
+    groups, sizes, texts, todo = _keys(preferences, encoder.identity, store, framing, dtype)
     rank, processes = share
     # By the key, not by the place among the missing: another process may have written before this one looked.
     prompts = [key for key in store.missing(texts) if int(key[:8], 16) % processes == rank]
@@ -120,19 +103,19 @@ def encode_preferences(
             images.append(square.flip(-1) if mirror else square)
         # The draw from the autoencoder's posterior belongs to the image, not to the run.
         draws = [torch.Generator().manual_seed(int(key[:15], 16)) for key, _ in batch]
-        latents = encoder.encode_pictures(torch.stack(images), draws).to(DTYPES[dtype])
+        encoded = framing.encode(encoder, torch.stack(images), draws, DTYPES[dtype])
         if done == 0:
-            one = latents[0].numel() * latents.element_size()
+            one = sum(tensor.numel() * tensor.element_size() for tensor in encoded[0].values())
             require_space(store.folder, 2 * one * len(own), "the latent cache")
-        for (key, (index, place, _, _)), latent in zip(batch, latents, strict=True):
-            if not latent.isfinite().all():
+        for (key, (index, place, _, _)), tensors in zip(batch, encoded, strict=True):
+            if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
                 where = preferences[index].where
                 raise ValueError(f"{where}, image {place}: its latent is not finite; use --cache_dtype float32.")
-            store.add(key, {"latent": latent})
+            store.add(key, tensors)
         report(done + len(batch), len(own))
     store.flush()
-    digest = content_key(*(repr(group) for group in groups))
-    return EncodedPreferences(groups, store, digest)
+    digest = content_key(*(repr(group) for group in groups), *(repr(tuple(size)) for size in sizes))
+    return EncodedPreferences(groups, store, digest, sizes)
 
 
 Todo = dict[str, tuple[int, int, tuple[float, float], bool]]
@@ -141,14 +124,19 @@ Todo = dict[str, tuple[int, int, tuple[float, float], bool]]
 
 def _keys(
     preferences: Preferences, identity: str, store: TensorStore, framing: Framing, dtype: str
-) -> tuple[list[Group], dict[str, str], Todo]:
-    """The groups as keys, each prompt by its key, and what of the images is not in the store."""
+) -> tuple[list[Group], list[Told], dict[str, str], Todo]:
+    """The groups as keys, their sizes where they are kept, each prompt by its key, and what is not in the store."""
     look = f"{framing.resolution}/{dtype}/{identity}"
+    if framing.posterior != "kept":
+        look += f"/posterior {framing.posterior}"
     groups: list[Group] = []
+    sizes: list[Told] = []
     texts: dict[str, str] = {}
     todo: Todo = {}
     for index, row in enumerate(preferences):
         offset = framing.offset(row.where)
+        if framing.sizes:
+            sizes.append(framing.told(row.images[0], offset))
         keys: dict[bool, list[str]] = {False: [], True: []}
         for place, source in enumerate(row.images):
             data = _bytes(source)
@@ -160,7 +148,7 @@ def _keys(
         prompt = content_key(row.prompt, dtype, identity)
         texts[prompt] = row.prompt
         groups.append(Group(tuple(keys[False]), tuple(keys[True]), prompt, row.scores))
-    return groups, texts, todo
+    return groups, sizes, texts, todo
 
 
 def _batches(items: Sequence, size: int) -> Iterator[tuple[int, Sequence]]:

@@ -109,7 +109,8 @@ def check_identity(path: Path, identity: Mapping[str, object]) -> None:
     """Raise ValueError where the checkpoint was made by another run: another method, base, data, batch or seed."""
     saved = json.loads((path / "run.json").read_text())
     now = json.loads(json.dumps(dict(identity)))
-    different = [key for key in now if saved.get(key) != now[key]]
+    # A key that is newer than the checkpoint was off when it was made.
+    different = [key for key in now if saved.get(key) != now[key] and (key in saved or now[key])]
     if different:
         lines = "; ".join(f"{key} was {saved.get(key)!r}, is {now[key]!r}" for key in different)
         raise ValueError(f"{path} belongs to another run: {lines}. Use those settings, or another --output_dir.")

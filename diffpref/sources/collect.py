@@ -20,9 +20,9 @@ from diffpref.run.precision import DTYPES
 from diffpref.run.randomness import generator
 from diffpref.settings.record import fields_of
 from diffpref.training.models import accelerator_of, build_models, computing_of
-from diffpref.training.rounds import Basis, encode_fixed
+from diffpref.training.rounds import Basis, Fixed, encode_fixed
 from diffpref.transition import finish, sample_chain
-from diffpref.types import Backbone, Cond
+from diffpref.types import Backbone
 
 BATCH_PROMPTS = 8
 """Prompts whose chains are sampled at once."""
@@ -38,8 +38,7 @@ class Collection:
     images: Sequence[Sequence[Path]]
     times: Tensor
     store: TensorStore
-    validation: Cond
-    empty: Cond
+    fixed: Fixed
 
     def missing(self) -> list[int]:
         """The prompts' places whose chains or images are not all there."""
@@ -64,7 +63,7 @@ def collect(basis: Basis, prompts: Sequence[str], folder: Path, *, chains: int, 
     device, seed = accelerator.device, basis.run.seed
     store = TensorStore(folder / "chains")
     encoder = family.load_encoder(device)
-    validation, empty = encode_fixed(family, encoder, basis.validation)
+    fixed = encode_fixed(basis, encoder)
     prompt_keys = [content_key(prompt, encoder.identity) for prompt in prompts]
     texts = dict(zip(prompt_keys, prompts, strict=True))
     encode_prompts({key: texts[key] for key in store.missing(prompt_keys)}, encoder, store, "float32")
@@ -90,13 +89,12 @@ def collect(basis: Basis, prompts: Sequence[str], folder: Path, *, chains: int, 
         images=images,
         times=times.cpu(),
         store=store,
-        validation=validation,
-        empty=empty,
+        fixed=fixed,
     )
     places = collection.missing()[accelerator.process_index :: accelerator.num_processes]
     if places:
         decoder = family.load_decoder(models.network, device)
-        _sample(collection, basis, accelerator, guided(models.policy, guidance, empty), decoder, places)
+        _sample(collection, basis, accelerator, guided(models.policy, guidance, fixed.empty), decoder, places)
         del decoder
     accelerator.wait_for_everyone()
     store.refresh()

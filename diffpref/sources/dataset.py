@@ -7,10 +7,12 @@ from typing import Literal
 
 from accelerate import Accelerator
 
+from diffpref.backbones import Sized
 from diffpref.data.check import check_rows
 from diffpref.data.columns import parse_columns
-from diffpref.data.encode import Framing, encode_preferences
+from diffpref.data.encode import encode_preferences
 from diffpref.data.forms import form_of
+from diffpref.data.framing import Framing
 from diffpref.data.poison import Poison
 from diffpref.data.preferences import read_preferences
 from diffpref.data.rows import Preferences
@@ -39,6 +41,15 @@ class Dataset:
     """Which pairs a ranked list gives, where the objective compares pairs."""
     given_scores: Literal["rewards", "scores"] = "rewards"
     """Rewards are scaled as the objective asks (SmPO, RankDPO); scores in [0, 1] are taken as they are."""
+    posterior: Literal["kept", "fresh", "mean"] = "kept"
+    """An image's latent: one draw of the autoencoder's posterior that is kept, a fresh draw each time as in the
+    official codes (the cache holds mean and deviation, twice the size), or the posterior's mean."""
+    mirror_alone: bool = False
+    """With random_flip, mirror each image by a draw of its own, as the official Diffusion-DPO code does; without it all
+    images of a group are mirrored together, as in diffusers' script."""
+    real_sizes: bool = False
+    """SDXL: tell the network the images' own sizes and crops, as in diffusers' script, and not the resolution uncropped
+    as in the official Diffusion-DPO code. Validation images are drawn with the latter."""
 
     @property
     def gives(self) -> Gives:
@@ -46,9 +57,26 @@ class Dataset:
         return Gives(batch=Batch, forms=("pairs", "lists"))
 
     def check(self, basis: Basis) -> None:
-        """Raise ValueError where no data set is named."""
+        """Raise ValueError where no data set is named, and for options that do not go together."""
         if not basis.data.dataset_name:
             raise ValueError("dataset_name is empty: give a file, a folder or a data set on the hub.")
+        if self.mirror_alone and not basis.data.random_flip:
+            raise ValueError("mirror_alone says how images are mirrored, and none is: set random_flip: true.")
+        if not self.real_sizes:
+            return
+        if not isinstance(basis.family, Sized):
+            name = type(basis.family).__name__
+            raise ValueError(f"real_sizes is for SDXL: {name} is not told its images' sizes. Leave real_sizes out.")
+        if self.mirror_alone:
+            raise ValueError(
+                "real_sizes tells the network one crop for all images of a group, and mirror_alone gives them several: "
+                "leave one of them out."
+            )
+        if self.size_mismatch != "error":
+            raise ValueError(
+                "real_sizes needs images of one size in each row, for the network is told one: set size_mismatch: "
+                "error, and on_bad_row: skip to leave other rows out."
+            )
 
     def each_round(self, basis: Basis, settings: Mapping[str, object]) -> Generator[Round, None, Path]:
         """One round, in the run's own folder."""
@@ -59,7 +87,7 @@ class Dataset:
         rows = self.read(basis.data, basis.objective, tokens=tokens)
 
         def encode(accelerator: Accelerator, say: Say) -> Encoded:
-            return encode_rows(rows, basis, accelerator, say)
+            return self.encode(rows, basis, accelerator, say)
 
         yield Round(basis=basis, summary=rows.summary(), encode=encode)
         return basis.run.output_dir
@@ -85,30 +113,30 @@ class Dataset:
         rows = check_rows(rows, size_mismatch=self.size_mismatch, on_bad_row=data.on_bad_row, poison=poison)
         return score(rows, objective, given=self.given_scores)
 
+    def encode(self, rows: Preferences, basis: Basis, accelerator: Accelerator, say: Say) -> Encoded:
+        """Latents and prompts, from the cache or through the encoders, which are freed before this returns."""
+        data, run = basis.data, basis.run
+        encoder = basis.family.load_encoder(accelerator.device)
+        fixed = encode_fixed(basis, encoder)
+        store = TensorStore(data.cache_dir or run.output_dir / "cache")
+        framing = Framing(data.resolution, data.crop, data.random_flip, run.seed, self.posterior, self.real_sizes)
 
-def encode_rows(rows: Preferences, basis: Basis, accelerator: Accelerator, say: Say) -> Encoded:
-    """Latents and prompts, from the cache or through the encoders, which are freed before this returns."""
-    data, run = basis.data, basis.run
-    encoder = basis.family.load_encoder(accelerator.device)
-    validation, empty = encode_fixed(basis.family, encoder, basis.validation)
-    store = TensorStore(data.cache_dir or run.output_dir / "cache")
-    framing = Framing(data.resolution, data.crop, data.random_flip, run.seed)
+        def report(done: int, total: int) -> None:
+            if done == total or done % 200 < 8:
+                say(f"encoded {done} of {total} images")
 
-    def report(done: int, total: int) -> None:
-        if done == total or done % 200 < 8:
-            say(f"encoded {done} of {total} images")
-
-    encoded = encode_preferences(
-        rows,
-        encoder,
-        store,
-        framing,
-        dtype=data.cache_dtype,
-        share=(accelerator.process_index, accelerator.num_processes),
-        report=report,
-    )
-    accelerator.wait_for_everyone()
-    store.refresh()
-    del encoder
-    free_memory()
-    return Encoded(groups=ImageGroups(encoded), validation=validation, empty=empty)
+        encoded = encode_preferences(
+            rows,
+            encoder,
+            store,
+            framing,
+            dtype=data.cache_dtype,
+            share=(accelerator.process_index, accelerator.num_processes),
+            report=report,
+        )
+        accelerator.wait_for_everyone()
+        store.refresh()
+        del encoder
+        free_memory()
+        groups = ImageGroups(encoded, self.posterior == "fresh", self.mirror_alone)
+        return Encoded(groups=groups, **fixed._asdict())

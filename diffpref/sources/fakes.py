@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from diffpref.backbones import Encoder
 from diffpref.backbones.identity import weights_hash
 from diffpref.backbones.prompts import collate
-from diffpref.data.encode import EncodedPreferences, Framing, Group, encode_preferences, to_square
+from diffpref.data.encode import EncodedPreferences, Group, encode_preferences
+from diffpref.data.framing import Framing, to_square
 from diffpref.data.rows import Preferences
 from diffpref.files.identity import content_key
 from diffpref.files.store import TensorStore
@@ -44,7 +45,7 @@ class Fakes:
         order = torch.randperm(len(self.real), generator=generator(seed, "real", self.number)).tolist()
         chosen = [order[place % len(order)] for place in range(self.count)]
         encoder = basis.family.load_encoder(accelerator.device)
-        validation, empty = encode_fixed(basis.family, encoder, basis.validation)
+        fixed = encode_fixed(basis, encoder)
         assert data.cache_dir is not None, "self-play sets it"
         store = TensorStore(data.cache_dir)
         rows = self.real.subset(sorted(set(chosen)), dropped={}, step=f"round {self.number}")
@@ -60,14 +61,12 @@ class Fakes:
         store.refresh()
         by_place = dict(zip(sorted(set(chosen)), encoded.groups, strict=True))
         real = [by_place[place] for place in chosen]
-        keys = self._draw(accelerator, encoder, store, real, empty, say)
+        keys = self._draw(accelerator, encoder, store, real, fixed.empty, say)
         del encoder
         free_memory()
         groups = [Group((g.pictures[0], fake), (), g.prompt, (1.0, 0.0)) for g, fake in zip(real, keys, strict=True)]
         digest = content_key(*(repr(group) for group in groups))
-        return Encoded(
-            groups=ImageGroups(EncodedPreferences(groups, store, digest)), validation=validation, empty=empty
-        )
+        return Encoded(groups=ImageGroups(EncodedPreferences(groups, store, digest)), **fixed._asdict())
 
     def _draw(
         self,

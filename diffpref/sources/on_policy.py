@@ -141,7 +141,7 @@ class OnPolicy:
         groups = ChainGroups(pairs, collection.times, collection.store, fingerprint, fraction)
 
         def encode(accelerator: Accelerator, say: Say) -> Encoded:
-            return Encoded(groups=groups, validation=collection.validation, empty=collection.empty)
+            return Encoded(groups=groups, **collection.fixed._asdict())
 
         steps, kept = len(collection.times) - 1, groups.kept_steps
         each = f"{steps} steps each" if kept == steps else f"{kept} of their {steps} steps in each epoch"

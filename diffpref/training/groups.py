@@ -49,6 +49,9 @@ class Data:
     """Mirror half of the groups; all images of a group are mirrored together."""
     proportion_empty_prompts: Annotated[float, Ge(0), Le(1)] = 0.2
     """Share of groups trained with the empty prompt, in [0, 1]; Diffusion-DPO uses 0.2."""
+    encode_empty_prompt: bool = False
+    """SDXL: what stands for no prompt in the training is "" through the text encoders, as in the official Diffusion-DPO
+    code, and not the zeros that its pipeline uses; of dropped captions, and of guidance in the loss."""
     cache_dir: Path | None = None
     """Where latents and text embeddings are kept; by default `cache` in the output directory."""
     cache_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
@@ -134,5 +137,7 @@ class Validation:
     validation_steps: Annotated[int, Ge(1)] = 500
     num_inference_steps: Annotated[int, Ge(1)] = 25
     guidance_scale: float = 5.0
+    negative_prompt: str | None = None
+    """What guidance of these images leads away from; by default the pipeline's own, which is zeros for SDXL base."""
     validation_batch_size: Annotated[int, Ge(1)] = 4
     """Images that are sampled at once."""

@@ -42,6 +42,7 @@ def train(config: TrainConfig, *, say: Say = print) -> Path:
     """
     trackers = check_settings(config)
     basis = basis_of(config, say)
+    prepare.check_levels(basis.family.path, config.probe)
     config.source.check(basis)
     config.adapter.check(basis.family)
     rounds = config.source.each_round(basis, to_mapping(config))

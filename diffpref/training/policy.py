@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffpref.backbones import Encoder, Family, with_weights
-from diffpref.data.encode import to_square
+from diffpref.data.framing import to_square
 from diffpref.files.identity import content_key
 from diffpref.path import GaussianPath
 from diffpref.training.models import open_base

@@ -15,6 +15,7 @@ from diffpref.backbones.adapters import Adapter
 from diffpref.backbones.times import limits
 from diffpref.files import atomic
 from diffpref.files.disk import require_space
+from diffpref.path import GaussianPath
 from diffpref.probes import ProbeChoice, StepBatch
 from diffpref.run.checkpoint import find_checkpoint
 from diffpref.run.done import MARKER, is_done
@@ -72,6 +73,16 @@ def check_choices(objective: Objective, probe: ProbeChoice, source: Source, time
     )
 
 
+def check_levels(path: GaussianPath, probe: ProbeChoice) -> None:
+    """Raise ValueError where an inversion would climb to a level at which the network's answer says nothing of eps."""
+    noisiest = path.at_share(torch.ones(1))
+    if probe.traits.runs_reference and not bool(path.eps_weight(noisiest).isfinite()):
+        raise ValueError(
+            "zero_terminal_snr leaves a last level without a picture, where epsilon cannot be inverted: set probe: "
+            "forward, or zero_terminal_snr: false."
+        )
+
+
 def check_output(run: Run) -> Path | None:
     """The checkpoint to resume from, if any; touches nothing.
 
@@ -118,7 +129,10 @@ def write_provenance(folder: Path, settings: Mapping[str, object]) -> None:
     atomic.write_json(folder / "environment.json", describe())
 
 
-IDENTITY = ("adapter", "optimizer", "seed", "use_ema", "proportion_empty_prompts", "random_flip", "stored_reference")
+IDENTITY = (
+    *("adapter", "optimizer", "seed", "use_ema", "stored_reference"),
+    *("proportion_empty_prompts", "encode_empty_prompt", "random_flip", "mirror_alone"),
+)
 """Flat keys that must stay as they are for a checkpoint to be continued, besides those of the choices."""
 
 

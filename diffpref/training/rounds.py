@@ -1,9 +1,9 @@
 """What a run is built on, and the rounds of training that its source asks for."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -61,8 +61,10 @@ class Encoded:
     groups: Groups
     validation: Cond
     """The validation prompts."""
+    negative: Cond
+    """What guidance of their images leads away from, first axis 1."""
     empty: Cond
-    """The unconditional prompt, first axis 1."""
+    """The unconditional prompt of the training, first axis 1: of dropped captions, and of guidance in the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +120,24 @@ class Source(Protocol):
         ...
 
 
-def encode_fixed(family: Family, encoder: Encoder, validation: Validation) -> tuple[Cond, Cond]:
-    """The validation prompts and the empty prompt."""
-    empty = {name: value.cpu() for name, value in family.empty_prompt(encoder).items()}
-    prompts = validation.validation_prompts
-    encoded = {name: value.cpu() for name, value in encoder.encode_prompts(prompts).items()} if prompts else {}
-    return encoded, empty
+class Fixed(NamedTuple):
+    """The prompts of a run that no group has; see `Encoded`."""
+
+    validation: Cond
+    negative: Cond
+    empty: Cond
+
+
+def encode_fixed(basis: Basis, encoder: Encoder) -> Fixed:
+    """The validation prompts, and what stands for no prompt in their images and in the training."""
+    prompts, negative = basis.validation.validation_prompts, basis.validation.negative_prompt
+
+    def encoded(texts: Sequence[str]) -> Cond:
+        return {name: value.cpu() for name, value in encoder.encode_prompts(texts).items()} if texts else {}
+
+    own = {name: value.cpu() for name, value in basis.family.empty_prompt(encoder).items()}
+    return Fixed(
+        validation=encoded(prompts),
+        negative=own if negative is None else encoded([negative]),
+        empty=encoded([""]) if basis.data.encode_empty_prompt else own,
+    )

@@ -122,7 +122,7 @@ class Steps:
                     accelerator,
                     basis.validation,
                     prompts=self.encoded.validation,
-                    empty=self.encoded.empty,
+                    empty=self.encoded.negative,
                     resolution=basis.data.resolution,
                     seed=basis.run.seed,
                     folder=basis.run.output_dir / "samples",

@@ -72,11 +72,19 @@ class Draws:
         eps = torch.stack([torch.randn(shape, generator=draw) for draw in self.generators])
         return eps[:, None].expand_as(x0) if self.drawing.shared_noise else eps
 
-    def condition(self, prompts: Sequence[Mapping[str, Tensor]]) -> Cond:
-        """What the network is conditioned on: the prompts, or the empty one where it was drawn, made complete."""
+    def apart(self, kind: str) -> list[torch.Generator]:
+        """A generator of each group for one more kind of randomness, which leaves the other draws as they are."""
+        return [generator(self.drawing.seed, kind, name) for name in self.names]
+
+    def condition(self, prompts: Sequence[Mapping[str, Tensor]], told: Cond | None = None) -> Cond:
+        """What the network is conditioned on: the prompts, or the empty one where it was drawn, made complete.
+
+        Args:
+            told: what belongs to the images, first axis b, whatever their prompt is.
+        """
         empty = split(self.drawing.empty_prompt)[0]
         chosen = [empty if drop else prompt for prompt, drop in zip(prompts, self.dropped, strict=True)]
-        return self.drawing.complete(collate(chosen))
+        return self.drawing.complete({**collate(chosen), **(told or {})})
 
 
 @runtime_checkable

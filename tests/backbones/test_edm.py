@@ -61,6 +61,14 @@ def test_times_are_resolved(make_edm: Make, grey: Checkpoint) -> None:
     for density in ("uniform", "logit_normal"):
         with pytest.raises(ValueError, match=f"timestep_density {density} is not for EDM.* use log_normal"):
             EDM.open(grey, Times(density), SIZE)
+    assert EDM.open(make_edm(sigma_data=0.5), Times(t_min=0.5), SIZE).times == LogNormalTimes(-1.2, 1.2, 0.5)
+    for times, message in (
+        (Times(p_std=0.0, t_max=3.0), "p_std 0 draws one sigma alone: leave t_max out"),
+        (Times(timesteps=(0.0, 1.0)), "timesteps are sigmas above 0, got 0"),
+        (Times(zero_terminal_snr=True), "zero_terminal_snr is for SD 1.5 and SDXL"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            EDM.open(grey, times, SIZE)
     with pytest.raises(ValueError, match="p_std must be 0 or above, got -1"):
         EDM.open(grey, Times(p_std=-1.0), SIZE)
 

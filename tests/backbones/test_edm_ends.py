@@ -14,7 +14,8 @@ from diffpref.backbones import Checkpoint, Encoder
 from diffpref.backbones.edm import EDM, EDMNetwork
 from diffpref.backbones.edm_pictures import MOST_LABELS, EDMDecoder, find_class
 from diffpref.backbones.prompts import collate
-from diffpref.data.encode import Framing, encode_preferences, to_square
+from diffpref.data.encode import encode_preferences
+from diffpref.data.framing import Framing, to_square
 from diffpref.data.pairs import as_pairs
 from diffpref.data.preferences import read_preferences
 from diffpref.data.rows import Preferences

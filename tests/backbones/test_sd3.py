@@ -75,6 +75,9 @@ def test_times_are_resolved_from_the_pipeline(sd3: Checkpoint) -> None:
     assert times == FlowTimes("logit_normal", 0.0, 1.0, SHIFT)
     given = Times(timestep_density="uniform", timestep_shift=1.5)
     assert SD3.open(sd3, given, SIZE).times == FlowTimes("uniform", shift=1.5)
+    ranged = SD3.open(sd3, Times(t_min=0.2, timestep_shift=1.5), SIZE).times
+    assert ranged == FlowTimes(shift=1.5, low=0.2, high=0.999)
+    assert SD3.open(sd3, Times(timesteps=(0.5,), timestep_shift=1.0), SIZE).times == FlowTimes(only=(0.5,))
 
 
 def test_a_shift_by_resolution_is_left_to_the_user(sd3: Checkpoint, tmp_path: Path) -> None:
@@ -91,6 +94,8 @@ def test_a_shift_by_resolution_is_left_to_the_user(sd3: Checkpoint, tmp_path: Pa
         (Times(p_mean=-1.2), "log_normal and p_mean are EDM's"),
         (Times(logit_std=0.0), r"logit_std must be above 0, got 0\.0"),
         (Times(timestep_shift=-1.0), r"timestep_shift must be above 0, got -1\.0"),
+        (Times(t_max=999), r"t_max must be in \[0\.001, 0\.999\] on this backbone, got 999"),
+        (Times(zero_terminal_snr=True), "zero_terminal_snr is for SD 1.5 and SDXL, whose levels are a table"),
     ],
 )
 def test_times_that_cannot_work_are_refused(sd3: Checkpoint, times: Times, message: str) -> None:

@@ -12,7 +12,8 @@ import torch
 
 from diffpref.backbones.prompts import collate
 from diffpref.data.decode import decode
-from diffpref.data.encode import Framing, encode_preferences
+from diffpref.data.encode import encode_preferences
+from diffpref.data.framing import Framing
 from diffpref.data.images import read_images
 from diffpref.files.store import TensorStore
 

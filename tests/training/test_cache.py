@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from diffpref.backbones.sdxl import SDXLEncoder
-from diffpref.data.encode import EncodedPreferences, Framing, encode_preferences, to_square
+from diffpref.data.encode import EncodedPreferences, encode_preferences
+from diffpref.data.framing import Framing, to_square
 from diffpref.data.preferences import read_preferences
 from diffpref.data.rows import Preferences
 from diffpref.files.identity import content_key
