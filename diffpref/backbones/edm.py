@@ -71,8 +71,8 @@ class LogNormalTimes:
         if self.only:
             return one_of(self.only, generator)
         if (self.low, self.high) != (0.0, inf):
-            ends = ((logarithm(sigma) - self.mean) / self.std for sigma in (self.low, self.high))
-            return (self.mean + self.std * normal_between(*ends, generator)).exp().clamp(self.low, self.high)
+            low, high = ((logarithm(sigma) - self.mean) / self.std for sigma in (self.low, self.high))
+            return (self.mean + self.std * normal_between(low, high, generator)).exp().clamp(self.low, self.high)
         return (self.mean + self.std * torch.randn((), generator=generator)).exp()
 
 

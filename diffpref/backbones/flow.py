@@ -51,8 +51,8 @@ class FlowTimes:
         low, high = (t / (self.shift - (self.shift - 1) * t) for t in (self.low, self.high))
         if self.density == "uniform":
             return low + (high - low) * torch.rand((), generator=generator)
-        ends = ((logarithm(u) - logarithm(1 - u) - self.mean) / self.std for u in (low, high))
-        return torch.sigmoid(self.mean + self.std * normal_between(*ends, generator))
+        least, most = ((logarithm(u) - logarithm(1 - u) - self.mean) / self.std for u in (low, high))
+        return torch.sigmoid(self.mean + self.std * normal_between(least, most, generator))
 
 
 def flow_times(times: Times, shift: float) -> FlowTimes:

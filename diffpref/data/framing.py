@@ -59,7 +59,7 @@ class Framing:
         """What is kept of each picture: its latent in dtype, and for fresh draws the posterior's deviation `std`."""
         if self.posterior == "kept":
             return [{"latent": latent} for latent in encoder.encode_pictures(pictures, draws).to(dtype)]
-        check_posterior(encoder, self.posterior)
+        assert isinstance(encoder, PosteriorEncoder), "checked before"
         mean, std = (each.to(dtype) for each in encoder.encode_posteriors(pictures))
         if self.posterior == "mean":
             return [{"latent": latent} for latent in mean]

@@ -1,5 +1,6 @@
 """Bad input through the command line: status 1, one message that names what and the remedy, and no step."""
 
+import dataclasses
 import importlib.util
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,6 +15,9 @@ from PIL import Image
 
 from diffpref import cli
 from diffpref.engine.step import Engine
+from diffpref.objectives import DPO
+from diffpref.probes import Forward
+from diffpref.sources.dataset import Dataset
 from diffpref.training.settings import to_mapping
 from tests.small_sdxl import save_pairs
 
@@ -232,7 +236,7 @@ METHODS = {
 def test_methods(refused: Callable[..., str], case: str) -> None:
     changes = METHODS[case].changes
     # The fields of the default objective, probe and source are no keys of the others.
-    own = ("beta", "anchor", "sft", "shared_noise", "source", "columns", "size_mismatch", "lists", "given_scores")
+    own = ("source", *(field.name for member in (DPO, Forward, Dataset) for field in dataclasses.fields(member)))
     assert METHODS[case].message in refused(without=own, **changes)
 
 
