@@ -1,7 +1,7 @@
 """EDM in pixel space: a preconditioned UNet on the path x0 + sigma eps, unconditional or with classes as prompts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf, log
 from pathlib import Path
@@ -29,7 +29,7 @@ from diffpref.types import Cond
 class EDMPath(GaussianPath):
     """The EDM path together with the noise that its network was trained for."""
 
-    schedule: NoiseSchedule
+    schedule: NoiseSchedule = field(kw_only=True)
 
 
 def edm_path(schedule: NoiseSchedule) -> EDMPath:
