@@ -29,6 +29,8 @@ def read_answers(folder: Path, *, on_bad_row: OnBadRow, max_rows: int | None, ti
             dropped.counts["no answer" if mean is None else "tie"] += 1
         elif not pair.prompt.strip():
             dropped.bad(where, BadRow("empty caption", f"the prompt is empty: write it in {PAIRS}."))
+        elif pair.changed(folder):
+            dropped.bad(where, BadRow("image changed", "an image is not the one that was compared: put it back."))
         else:
             images = (folder / pair.images[0], folder / pair.images[1])
             scores = ((1 + mean) / 2, (1 - mean) / 2)

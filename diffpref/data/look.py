@@ -13,6 +13,11 @@ SIDE = 512
 """Side of the grey square on which brightness and sharpness are measured, in pixels, where no resolution is given."""
 
 
+ALIKE = 2
+"""Grey levels of 256 by which no cell of 16 x 16 may differ in images that look the same: JPEG at quality 75 differs by
+1 or 2, even of noise; two drawings of one emoji by 93 and more."""
+
+
 @dataclass(frozen=True)
 class Pixels:
     """What only a decoded image says."""
@@ -25,6 +30,8 @@ class Pixels:
     """Whether all pixels have one colour."""
     digest: bytes
     """Of the decoded pixels: equal for equal images, whatever file they are in."""
+    small: bytes
+    """16 x 16 grey levels, which survive another format or quality."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,14 @@ def _pixels(image: Image.Image, side: int) -> Pixels:
     contrast = float(grey.std())
     plain = all(low == high for low, high in image.getextrema())  # type: ignore[misc]
     sharpness = 0.0 if contrast < 1e-3 or side < 3 else float(laplacian.std()) / contrast
-    return Pixels(float(grey.mean()), sharpness, plain, digest)
+    small = ImageOps.fit(image.convert("L"), (16, 16), Image.Resampling.BOX).tobytes()
+    return Pixels(float(grey.mean()), sharpness, plain, digest, small)
+
+
+def alike(one: Pixels, other: Pixels) -> bool:
+    """Whether two images look the same though their pixels differ: saved in another format or quality."""
+    levels = (np.frombuffer(pixels.small, np.uint8).astype(np.int16) for pixels in (one, other))
+    return one.digest != other.digest and bool(np.abs(np.subtract(*levels)).max() <= ALIKE)
 
 
 def same_file(one: ImageSource, other: ImageSource) -> bool:

@@ -3,12 +3,13 @@
 Nothing here stops a run. Each kind is one warning of one line, with its count, its first places and a remedy."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
-from diffpref.data.look import Look, same_file
-from diffpref.data.rows import Row
+from diffpref.data.look import Look, alike, same_file
+from diffpref.data.rows import Preferences, Row
 from diffpref.data.sides import Sides
 from diffpref.data.tokens import TokenCount
 from diffpref.files.identity import content_key
@@ -20,6 +21,8 @@ LOST = 0.5
 PLACES = 3
 _TEXTS = {
     "same image": "of {rows} rows compare an image with itself, which teaches nothing; remove them",
+    "alike": "of {rows} rows compare two images that look the same, as copies in another format or quality do; look at "
+    "them with diffpref data preview",
     "contradiction": "of {rows} rows say the opposite of an earlier row of the same prompt and images; keep one",
     "repeated row": "of {rows} rows repeat an earlier row, which then counts twice; remove them",
     "one colour": "of {images} images have one colour throughout, like a safety checker's black image; remove them",
@@ -58,6 +61,20 @@ class _Seen:
         return ", ".join(self.places) + (" and more" if self.count > len(self.places) else "")
 
 
+def long_captions(rows: Preferences, tokens: TokenCount) -> list[Finding]:
+    """The finding of captions that are cut, if any are; reads no image of the others."""
+    seen = _Seen()
+    for position in range(len(rows)):
+        if (length := tokens.count(rows.prompt(position))) > tokens.limit:
+            seen.add(f"{rows[position].where}: {length} tokens" if seen.count < PLACES else "")
+    words = {"rows": len(rows), "limit": tokens.limit, "how": tokens.how}
+    return [_finding("long caption", seen, words)] if seen.count else []
+
+
+def _finding(kind: str, seen: _Seen, words: Mapping[str, object]) -> Finding:
+    return Finding(kind, seen.count, f"{seen.count} {_TEXTS[kind].format(**words)}: {seen}")
+
+
 def place_of(row: Row, number: int) -> str:
     """The row and the image's file in it, for people."""
     source = row.images[number]
@@ -77,7 +94,7 @@ class Poison:
         self.smallest, self.tokens, self.sides = resolution or SMALL, tokens, Sides()
         self.rows = self.images = 0
         self.same, self.small, self.cut, self.plain, self.long = (_Seen() for _ in range(5))
-        self.again, self.against = _Seen(), _Seen()
+        self.again, self.against, self.alike = _Seen(), _Seen(), _Seen()
         self.uses: Counter[bytes] = Counter()
         self.places: dict[bytes, str] = {}
         self.choices: dict[str, bytes] = {}
@@ -88,6 +105,8 @@ class Poison:
         self.images += len(looks)
         if _same_image(row, looks):
             self.same.add(row.where)
+        elif _alike(looks):
+            self.alike.add(row.where)
         for number, look in enumerate(looks):
             self._image(row, number, look)
         if self.tokens is not None and (length := self.tokens.count(row.prompt)) > self.tokens.limit:
@@ -127,6 +146,7 @@ class Poison:
             words |= {"limit": self.tokens.limit, "how": self.tokens.how}
         seen = {
             "same image": self.same,
+            "alike": self.alike,
             "contradiction": self.against,
             "repeated row": self.again,
             "one colour": self.plain,
@@ -134,10 +154,7 @@ class Poison:
             "cropped": self.cut,
             "long caption": self.long,
         }
-        met = {kind: one for kind, one in seen.items() if one.count}
-        found = [
-            Finding(kind, one.count, f"{one.count} {_TEXTS[kind].format(**words)}: {one}") for kind, one in met.items()
-        ]
+        found = [_finding(kind, one, words) for kind, one in seen.items() if one.count]
         if often := sum(count - 1 for count in self.uses.values()):
             digest, most = self.uses.most_common(1)[0]
             text = f"{often} of {self.images} images were there before ({self.places[digest]}: {most} times in all)"
@@ -145,10 +162,15 @@ class Poison:
         return [*found, *(Finding(*side) for side in self.sides.findings())]
 
 
+def _alike(looks: Sequence[Look]) -> bool:
+    """Whether two decoded images of the row look the same."""
+    pixels = [look.pixels for look in looks if look.pixels is not None]
+    return any(alike(one, other) for one, other in combinations(pixels, 2))
+
+
 def _same_image(row: Row, looks: Sequence[Look]) -> bool:
     """Whether two images of the row are one: by their pixels where they were decoded, else by their files."""
     digests = [look.pixels.digest for look in looks if look.pixels is not None]
     if len(digests) == len(looks):
         return len(set(digests)) < len(digests)
-    images = row.images
-    return any(same_file(images[i], images[j]) for i in range(len(images)) for j in range(i + 1, len(images)))
+    return any(same_file(one, other) for one, other in combinations(row.images, 2))

@@ -8,7 +8,7 @@ from diffpref.data.bad_row import listed
 from diffpref.data.folders import IMAGE_SUFFIXES, listed_captions, pair_folders, read_folders
 from diffpref.files.identity import content_key
 from diffpref.people.drawn import is_label_run, pairs_of_run
-from diffpref.people.pairs import PAIRS, Pair, extend_pairs, label_files, read_pairs
+from diffpref.people.pairs import PAIRS, Pair, extend_pairs, label_files, read_labels, read_pairs
 
 TWO = (("a", "b"), ("A", "B"), ("left", "right"), ("first", "second"), ("0", "1"), ("1", "2"))
 """Names of two folders of images that are compared, of which neither is better."""
@@ -53,10 +53,16 @@ def _ask(folder: Path, old: Sequence[Pair], pairs: Sequence[Pair], max_pairs: in
     """Adds pairs to the old ones in pairs.json, all with today's captions; the lines that say so."""
     if not old and (files := label_files(folder)):
         raise ValueError(f"{files[0]} has answers without {PAIRS}: put {PAIRS} back, or delete the answers.")
+    changed = [pair.id for pair in old if pair.changed(folder)]
+    if told := sorted(set(changed) & set(read_labels(folder) if old else ())):
+        raise ValueError(
+            f"{folder}: the images of {len(told)} answered pairs are not those that were compared (the first pair is "
+            f"{told[0]!r}): put them back, give the new ones other names, or delete the answers."
+        )
     captions, known = {pair.id: pair.prompt for pair in pairs}, {pair.id for pair in old}
     kept = [Pair(pair.id, captions[pair.id], pair.images) for pair in old]
     new = [pair for pair in _spread(pairs) if pair.id not in known][: max(max_pairs - len(old), 0)]
-    if kept + new != old:
+    if kept + new != old or changed:
         extend_pairs(folder, kept + new)
     lines = [f"{len(new)} new pairs in {folder / PAIRS}"] if new else []
     if len(kept + new) < len(pairs):

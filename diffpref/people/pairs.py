@@ -3,11 +3,12 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diffpref.files import atomic
+from diffpref.files.identity import file_hash
 
 PAIRS, PAIRS_FORMAT, LABELS_FORMAT = "pairs.json", "diffpref-pairs-1", "diffpref-labels-1"
 SCORES: Mapping[str, float] = {"first": 1.0, "second": -1.0, "tie": 0.0}
@@ -27,6 +28,12 @@ class Pair:
     prompt: str
     images: tuple[str, str]
     """The first and the second image, as paths relative to the folder, with forward slashes."""
+    digests: tuple[str, str] | None = field(default=None, compare=False)
+    """SHA-256 of both files when the pair was written; None where nobody noted them."""
+
+    def changed(self, folder: Path) -> bool:
+        """Whether an image is another one than when the pair was written, so that old answers are not about it."""
+        return self.digests is not None and self.digests != _digests(folder, self.images)
 
 
 def write_pairs(folder: Path, pairs: Sequence[Pair]) -> None:
@@ -58,7 +65,15 @@ def extend_pairs(folder: Path, pairs: Sequence[Pair]) -> None:
 def _write(folder: Path, pairs: Sequence[Pair]) -> None:
     path = folder / PAIRS
     _check(path, pairs)
-    entries = [{"id": pair.id, "prompt": pair.prompt, "pictures": list(pair.images)} for pair in pairs]
+    entries = [
+        {
+            "id": pair.id,
+            "prompt": pair.prompt,
+            "pictures": list(pair.images),
+            "sha256": list(_digests(folder, pair.images)),
+        }
+        for pair in pairs
+    ]
     atomic.write_json(path, {"format": PAIRS_FORMAT, "pairs": entries})
 
 
@@ -74,7 +89,9 @@ def read_pairs(folder: Path) -> list[Pair]:
     for i, entry in enumerate(entries):
         match entry:
             case {"id": str(name), "prompt": str(prompt), "pictures": [str(first), str(second)]}:
-                pairs.append(Pair(name, prompt, (first, second)))
+                noted = entry.get("sha256")
+                digests = (str(noted[0]), str(noted[1])) if isinstance(noted, list) and len(noted) == 2 else None
+                pairs.append(Pair(name, prompt, (first, second), digests))
             case _:
                 raise ValueError(
                     f"{path}: pair {i} must have the texts id and prompt and two images, got {entry!r};"
@@ -153,6 +170,10 @@ def _read(path: Path, format_name: str) -> dict[str, Any]:
         actual = value.get("format") if isinstance(value, dict) else value
         raise ValueError(f"{path}: format must be {format_name!r}, got {actual!r}; use the diffpref that wrote it.")
     return value
+
+
+def _digests(folder: Path, images: tuple[str, str]) -> tuple[str, str]:
+    return file_hash(folder / images[0]), file_hash(folder / images[1])
 
 
 def _check(path: Path, pairs: Sequence[Pair]) -> None:

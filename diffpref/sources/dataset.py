@@ -13,11 +13,11 @@ from diffpref.data.columns import parse_columns
 from diffpref.data.encode import encode_preferences
 from diffpref.data.forms import form_of
 from diffpref.data.framing import Framing
-from diffpref.data.poison import Poison
+from diffpref.data.poison import Poison, long_captions
 from diffpref.data.preferences import read_preferences
 from diffpref.data.rows import Preferences
 from diffpref.data.scoring import score
-from diffpref.data.tokens import TokenCount, of_model
+from diffpref.data.tokens import of_model
 from diffpref.files.store import TensorStore
 from diffpref.probes import Batch
 from diffpref.run.done import finished
@@ -82,25 +82,23 @@ class Dataset:
         """One round, in the run's own folder."""
         # Before the data are read, which may take long.
         check_output(basis.run)
+        rows = self.read(basis.data, basis.objective)
         base = basis.family.checkpoint
         tokens = of_model(base.source, revision=base.revision, longest=base.max_sequence_length)
-        rows = self.read(basis.data, basis.objective, tokens=tokens)
+        warnings = [] if tokens is None else [f"warning: {found.text}." for found in long_captions(rows, tokens)]
 
         def encode(accelerator: Accelerator, say: Say) -> Encoded:
             return self.encode(rows, basis, accelerator, say)
 
-        yield Round(basis=basis, summary=rows.summary(), encode=encode)
+        yield Round(basis=basis, summary="\n".join([rows.summary(), *warnings]), encode=encode)
         return basis.run.output_dir
 
     def result(self, output: Path) -> Path:
         """The run's own folder."""
         return finished(output, [output])
 
-    def read(self, data: Data, objective: Objective, *, tokens: TokenCount | None = None) -> Preferences:
-        """The checked rows, in the form and with the scores that the objective needs; warnings are in their log.
-
-        Args:
-            tokens: how captions are counted, to warn of those that are cut."""
+    def read(self, data: Data, objective: Objective) -> Preferences:
+        """The checked rows, in the form and with the scores that the objective needs; warnings are in their log."""
         rows = read_preferences(
             data.dataset_name,
             split=data.dataset_split,
@@ -109,7 +107,7 @@ class Dataset:
             max_rows=data.max_train_samples,
         )
         rows = form_of(objective).arrange(rows, lists=self.lists)
-        poison = Poison(resolution=data.resolution, tokens=tokens)
+        poison = Poison(resolution=data.resolution)
         rows = check_rows(rows, size_mismatch=self.size_mismatch, on_bad_row=data.on_bad_row, poison=poison)
         return score(rows, objective, given=self.given_scores)
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from diffpref.data.check import check_rows
 from diffpref.data.command import main
-from diffpref.data.poison import Poison
+from diffpref.data.poison import Poison, long_captions
 from diffpref.data.preferences import read_preferences
 from diffpref.data.tokens import by_words, of_model
 from tests.small_sdxl import small_tokenizer
@@ -56,6 +56,11 @@ def plant_same(root: Path) -> None:
     Image.open(root / "w/03.png").save(root / "l/03.png", compress_level=1)  # other bytes, the same pixels
 
 
+def plant_copy(root: Path) -> None:
+    Image.open(root / "w/03.png").save(root / "l/03.jpg", quality=85)
+    (root / "l/03.png").unlink()
+
+
 def plant_small(root: Path) -> None:
     drawn(77).resize((24, 24)).save(root / "w/03.png")
 
@@ -90,6 +95,7 @@ def plant_contradiction(root: Path) -> None:
     ("plant", "kinds", "place"),
     [
         (plant_same, {"same image": 1, "repeated image": 1}, "w/03.png"),
+        (plant_copy, {"alike": 1}, "w/03.png"),
         (plant_small, {"small": 1}, "(w/03.png): 24x24"),
         (plant_panorama, {"cropped": 1}, "(w/03.png): 240x80 keeps 33%"),
         (plant_black, {"one colour": 1}, "(w/03.png)"),
@@ -145,12 +151,12 @@ def test_training_says_what_headers_show(clean: Path, monkeypatch: pytest.Monkey
     plant_caption(clean)
     shutil.copy(clean / "w/05.png", clean / "l/05.png")
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded an image"))
-    poison = Poison(resolution=64, tokens=by_words())
-    lines = check_rows(read_preferences(clean), size_mismatch="crop", poison=poison).summary().splitlines()
-    warnings = [line for line in lines if line.startswith("warning: ")]
-    assert [line.split(" of ")[0] for line in warnings] == ["warning: 1"] * 3
+    rows = check_rows(read_preferences(clean), size_mismatch="crop", poison=Poison(resolution=64))
+    warnings = [line for line in rows.summary().splitlines() if line.startswith("warning: ")]
+    assert [line.split(" of ")[0] for line in warnings] == ["warning: 1"] * 2
     assert "compare an image with itself" in warnings[0] and "below 64 pixels" in warnings[1]
-    assert "longer than the 77 tokens" in warnings[2]
+    (cut,) = long_captions(rows, by_words())
+    assert cut.count == 1 and "longer than the 77 tokens" in cut.text and "w/03.png: 122 tokens" in cut.text
 
 
 def test_captions_are_counted_by_the_models_tokenizer(tmp_path: Path) -> None:

@@ -141,3 +141,18 @@ def test_a_label_run_is_compared_by_people(tmp_path: Path) -> None:
         assert [(folder / image).read_bytes() for image in pair.images] == [drawn[Path(i).name] for i in pair.images]
     answer(folder, {pairs[0].id: "second"})
     assert read_preferences(folder)[0].scores == (0.0, 1.0)
+
+
+def test_answers_are_about_the_images_that_were_compared(two: Path) -> None:
+    prepare(two, max_pairs=500)
+    answer(two, {"cat": "first", "dog": "second"})
+    draw(two / "a/inner/owl.png", 222)
+    assert prepare(two, max_pairs=500)[1] == []
+    answer(two, {"inner/owl": "first"})
+    assert len(read_preferences(two)) == 3
+    draw(two / "a/cat.png", 222)
+    with pytest.raises(ValueError, match="pair cat: an image is not the one that was compared: put it back"):
+        read_preferences(two)
+    assert read_preferences(two, on_bad_row="skip").dropped == {"image changed": 1}
+    with pytest.raises(ValueError, match="images of 1 answered pairs are not those that were compared .*'cat'"):
+        prepare(two, max_pairs=500)
