@@ -222,10 +222,13 @@ def open_backbone(checkpoint: Checkpoint, times: Times, *, resolution: int) -> F
 def with_weights(family: Family, folder: Path | None) -> Family:
     """The family whose network starts from a run's output folder; None for the checkpoint's own weights.
 
+    A run's whole network has its base adapters in it already.
+
     Raises:
         ValueError: the folder has no weights of this network.
     """
-    checkpoint = dataclasses.replace(family.checkpoint, network_weights=folder)
+    adapters = family.checkpoint.base_adapters if folder == family.checkpoint.network_weights else ()
+    checkpoint = dataclasses.replace(family.checkpoint, network_weights=folder, base_adapters=adapters)
     checkpoint.weights_of(family.component)
     assert dataclasses.is_dataclass(family) and not isinstance(family, type), "a family is a frozen dataclass"
     return dataclasses.replace(family, checkpoint=checkpoint)

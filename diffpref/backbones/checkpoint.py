@@ -4,7 +4,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+from diffpref.backbones.weight_files import find_file, refuse_pickle, shards_of
+
+STEMS = ("diffusion_pytorch_model", "model")
+WEIGHTS = f"{STEMS[0]}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -19,23 +22,47 @@ class Checkpoint:
     max_sequence_length: int = 256
     """Tokens of the prompt of a T5, or of the zeros in its place."""
     network_weights: Path | None = None
-    """A run's output folder, whose weights replace those of the trained network."""
+    """A run's output folder, or other weights of the trained network, which replace the pipeline's."""
+    base_adapters: tuple[str, ...] = ()
+    """LoRA files, as FILE or FILE=WEIGHT, that are merged into the network."""
 
     def options(self) -> dict[str, str | None]:
         """Keyword arguments for diffusers' `from_pretrained`."""
         return {"revision": self.revision, "variant": self.variant}
 
-    def weights_of(self, component: str) -> Path | None:
-        """The file that replaces the network's weights, if any; ValueError where it is missing."""
-        if self.network_weights is None:
-            return None
-        for place in (self.network_weights / component, self.network_weights):
-            if (file := place / WEIGHTS).is_file():
-                return file
+    def weights_of(self, component: str) -> tuple[Path, ...]:
+        """The files that replace the network's weights, if any: one, or the shards that an index names.
+
+        Raises:
+            ValueError: no such file or name on the hub, a missing shard, or pickles only; names it and the remedy.
+        """
+        place = self.network_weights
+        if place is None:
+            return ()
+        if place.is_file():
+            refuse_pickle(place, key="network_weights")
+            return shards_of(place, key="network_weights")
+        folders = (f"{component}/", "")
+        names = [f"{folder}{name}" for folder in folders for name in weight_names(self.variant)]
+        file = find_file(place, names, key="network_weights")
+        if file is not None:
+            return shards_of(file, key="network_weights")
+        if pickle := find_file(place, [f"{folder}{STEMS[0]}.bin" for folder in folders], key="network_weights"):
+            refuse_pickle(pickle, key="network_weights")
         raise ValueError(
-            f"network_weights {self.network_weights} has no {component}/{WEIGHTS}: name the output folder of a run "
-            "with adapter: full."
+            f"network_weights {place} has no {component}/{WEIGHTS}, nor its shards: name the output folder of a run "
+            "with adapter: full, or a .safetensors file of the network."
         )
+
+
+def weight_names(variant: str | None) -> list[str]:
+    """The names of a network's weights, whole or as an index of shards: full precision first, then a variant's."""
+    found: list[str] = []
+    for kind in dict.fromkeys(("", variant or "fp16", "fp16")):
+        dotted = f".{kind}" if kind else ""
+        found += [f"{stem}.safetensors.index{dotted}.json" for stem in STEMS]
+        found += [f"{stem}{dotted}.safetensors" for stem in STEMS]
+    return found
 
 
 def pipeline_class(checkpoint: Checkpoint) -> str:

@@ -121,9 +121,9 @@ class Works:
         if not self.settings.stored_reference:
             return None
         base = asdict(self.family.checkpoint)
-        weights = base.pop("network_weights")
+        weights, adapters = base.pop("network_weights"), base.pop("base_adapters")
         what = {
-            "base": base,
+            "base": {**base, "base_adapters": adapters} if adapters else base,
             "network_weights": str(weights),
             "probe": dict(self.probe.identity()),
             "path": path_identity(self.family.path, self.family.loss_weight),

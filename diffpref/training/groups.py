@@ -22,7 +22,11 @@ class Model:
     variant: str | None = None
     """Variant of the weight files, for instance fp16."""
     network_weights: Path | None = None
-    """A folder with other weights of the trained network (unet or transformer), such as a run's output."""
+    """Other weights of the trained network (unet or transformer): a run's output folder, a safetensors file, or a name
+    on the hub."""
+    base_adapters: tuple[str, ...] = ()
+    """LoRA files that are merged into the base model, as FILE or FILE=WEIGHT, so that policy and reference both start
+    from them. The run's LoRA file then holds them too."""
     max_sequence_length: int = 256
     """SD3: tokens of the T5 prompt, or of the zeros in its place where T5 is missing."""
 

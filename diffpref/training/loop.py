@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from diffpref.backbones.loading import check_start
 from diffpref.engine.checks import check_engine
 from diffpref.engine.plan import PLAN, Plan, read_plan
 from diffpref.engine.stored import StoredErrors
@@ -45,6 +46,8 @@ def train(config: TrainConfig, *, say: Say = print) -> Path:
     prepare.check_levels(basis.family.path, config.probe)
     config.source.check(basis)
     config.adapter.check(basis.family)
+    for line in (*check_start(basis.family), *config.adapter.check_start(basis.family)):
+        say(line)
     rounds = config.source.each_round(basis, to_mapping(config))
     while True:
         try:
@@ -128,7 +131,8 @@ def prepared(config: TrainConfig, asked: Round, accelerator: Accelerator, say: S
 def fit(config: TrainConfig, asked: Round, trackers: list[str]) -> None:
     """One round: from its groups to a trained network and its report in the round's folder."""
     basis = asked.basis
-    model = replace(config.model, network_weights=basis.family.checkpoint.network_weights)
+    start = basis.family.checkpoint
+    model = replace(config.model, network_weights=start.network_weights, base_adapters=start.base_adapters)
     config = replace(config, model=model, data=basis.data, adapter=basis.adapter, run=basis.run)
     run, flat, resume = config.run, to_mapping(config), prepare.check_output(basis.run)
     accelerator = accelerator_of(run, config.adapter, trackers)

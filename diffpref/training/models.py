@@ -37,6 +37,7 @@ def open_base(model: Model, times: Times, *, resolution: int) -> Family:
         model.pretrained_vae_model_name_or_path,
         model.max_sequence_length,
         model.network_weights,
+        model.base_adapters,
     )
     return open_backbone(checkpoint, times, resolution=resolution)
 

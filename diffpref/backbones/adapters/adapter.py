@@ -59,6 +59,13 @@ class Adapter(Protocol):
         """Raise ValueError where the backbone, called `name` in the text, cannot be trained in this way."""
         ...
 
+    def check_start(self, family: Family) -> Sequence[str]:
+        """Lines for the log on what the weights start from; reads no more than headers of files.
+
+        Raises:
+            ValueError: files to start from that do not fit the network; names the file, where and the remedy."""
+        ...
+
     def check_policy_inverts(self) -> None:
         """Raise ValueError where the policy cannot run in the middle of the reference's work."""
         ...

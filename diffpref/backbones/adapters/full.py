@@ -84,6 +84,9 @@ class Full:
     def check(self, family: Kind, name: str = "this backbone") -> None:
         """Every backbone can be trained as a whole."""
 
+    def check_start(self, family: Family) -> Sequence[str]:
+        return ()
+
     def check_policy_inverts(self) -> None:
         if MEMORY[self.reference_memory].in_the_policys_place:
             raise ValueError(

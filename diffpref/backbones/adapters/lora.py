@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from diffpref.backbones import Family, Kind
 from diffpref.backbones.adapters.adapter import Adapter, Words
-from diffpref.backbones.adapters.kohya import UP, by_pefts_names, lora_scales, save_kohya
+from diffpref.backbones.adapters.base_adapters import TRAINED_FILE, stacked
+from diffpref.backbones.adapters.kohya import UP, lora_scales, save_kohya
+from diffpref.backbones.adapters.lora_file import LORA_FILE, attached, read_lora
+from diffpref.backbones.adapters.lora_start import at_scale, check_same_layers
 from diffpref.backbones.adapters.reference import AdapterOff
 from diffpref.backbones.adapters.streamed import StreamedReference
 from diffpref.backbones.adapters.trained import trainable
@@ -20,7 +23,6 @@ from diffpref.files import atomic
 from diffpref.types import Backbone
 
 ADAPTER = "default"
-LORA_FILE = "pytorch_lora_weights.safetensors"
 # The fields that every peft since 0.10 reads; a newer peft's other fields make an older one refuse the file.
 PORTABLE = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_dora", "lora_bias", "peft_type")
 USAGE = """\
@@ -47,23 +49,49 @@ class LoRA:
     words: ClassVar[Words] = Words("adapter", "A LoRA for", USAGE, ("lora",))
 
     rank: Annotated[int, Ge(1)] = 64
-    """Rank of the LoRA matrices; alpha equals it, so the effective scale is 1."""
+    """Rank of the LoRA matrices."""
+    lora_alpha: Annotated[float, Gt(0)] | None = None
+    """The matrices' product is multiplied by lora_alpha / rank; by default it equals the rank, so the scale is 1."""
     lora_target_modules: tuple[str, ...] = ()
     """Names of the layers that get LoRA; by default the attention projections of the backbone."""
     lora_backend: Literal["fused", "peft"] = "fused"
     """Who computes the LoRA layers: one operation each, in the base's precision, or peft. The files are the same."""
     adapter_weights: Path | None = None
-    """Start from this LoRA: a pytorch_lora_weights.safetensors of a run with the same rank and layers."""
+    """Train this LoRA on: a file of the same rank and layers, or a run's output folder. The reference is the base model
+    without it; to start both from a LoRA, of any rank and layers, name it in base_adapters."""
+
+    @property
+    def alpha(self) -> float:
+        """lora_alpha, or what stands for it."""
+        return self.rank if self.lora_alpha is None else self.lora_alpha
 
     def identity(self) -> Mapping[str, object]:
-        return {"rank": self.rank, "lora_target_modules": list(self.lora_target_modules)}
+        # Runs from before there was an alpha had none.
+        alpha = None if self.alpha == self.rank else self.alpha
+        return {"rank": self.rank, "lora_alpha": alpha, "lora_target_modules": list(self.lora_target_modules)}
 
     def counted(self) -> Adapter:
-        return LoRA(self.rank, self.lora_target_modules)
+        return LoRA(self.rank, lora_target_modules=self.lora_target_modules)
 
     def check(self, family: Kind, name: str = "this backbone") -> None:
         if not (self.lora_target_modules or family.lora_targets):
             raise ValueError(f"{name} is trained as a whole, without LoRA: set adapter: full.")
+
+    def check_start(self, family: Family) -> Sequence[str]:
+        if self.adapter_weights is None:
+            return ()
+        # It merges base adapters, and so imports this folder.
+        from diffpref.backbones.loading import bare_network
+
+        network = bare_network(family)
+        file = read_lora(self.adapter_weights, network, family.component, key="adapter_weights", values=False)
+        attach_lora(network, self.rank, self._targets(family), seed=0)
+        check_same_layers(file, attached(network, ADAPTER), network)
+        said = (
+            f"adapter_weights {file.file}: the policy starts from it, the reference is the base model without it; name "
+            "it in base_adapters to start both from it"
+        )
+        return (said, *file.remarks)
 
     def check_policy_inverts(self) -> None:
         """It can: the reference's weights are the policy's own."""
@@ -78,11 +106,12 @@ class LoRA:
         return 0
 
     def attach(self, network: torch.nn.Module, family: Kind, *, seed: int) -> Sequence[str]:
-        targets = self.lora_target_modules or family.lora_targets
-        line = attach_lora(network, self.rank, targets, seed=seed, backend=self.lora_backend)
+        targets = self._targets(family)
+        line = attach_lora(network, self.rank, targets, alpha=self.alpha, seed=seed, backend=self.lora_backend)
         if self.adapter_weights is not None:
-            saved = read_lora(self.adapter_weights, family)
-            self.load(network, by_pefts_names(saved, lora_scales(network, ADAPTER)))
+            file = read_lora(self.adapter_weights, network, family.component, key="adapter_weights")
+            check_same_layers(file, attached(network, ADAPTER), network)
+            self.load(network, at_scale(file, self.alpha / self.rank))
         return (line,)
 
     def reference(self, model: Backbone, network: torch.nn.Module) -> Backbone:
@@ -100,25 +129,19 @@ class LoRA:
     def save(self, network: torch.nn.Module, family: Family, folder: Path) -> None:
         with atomic.new_folder(folder / "lora.new") as new:
             family.save_lora(network, new)
-        os.replace(folder / "lora.new" / LORA_FILE, folder / LORA_FILE)
+            if entries := family.checkpoint.base_adapters:
+                os.replace(new / LORA_FILE, new / TRAINED_FILE)
+                family.save_lora(stacked(network, family.component, entries, attached(network, ADAPTER)), new)
+        for file in sorted((folder / "lora.new").iterdir()):
+            os.replace(file, folder / file.name)
         (folder / "lora.new").rmdir()
 
     def continued(self, output: Path, base: Path | None) -> tuple[Adapter, Path | None]:
-        return replace(self, adapter_weights=output / LORA_FILE), base
+        trained = output / TRAINED_FILE
+        return replace(self, adapter_weights=trained if trained.is_file() else output / LORA_FILE), base
 
-
-def read_lora(file: Path, family: Kind) -> dict[str, Tensor]:
-    """The tensors of a saved LoRA, by peft's or kohya's names; ValueError where the file cannot be read."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    file = file / LORA_FILE if file.is_dir() else file
-    try:
-        saved = load_file(file)
-    except (OSError, SafetensorError) as problem:
-        raise ValueError(f"adapter_weights {file} cannot be read ({problem}): name a {LORA_FILE}.") from None
-    prefix = f"{family.component}."
-    return {name.removeprefix(prefix): tensor for name, tensor in saved.items()}
+    def _targets(self, family: Kind) -> tuple[str, ...]:
+        return self.lora_target_modules or family.lora_targets
 
 
 def attach_lora(
@@ -127,9 +150,13 @@ def attach_lora(
     targets: Sequence[str],
     *,
     seed: int,
+    alpha: float | None = None,
     backend: Literal["fused", "peft"] = "fused",
 ) -> str:
-    """Freeze the network and add trainable LoRA in float32, alpha equal to rank: at step 0 its output is unchanged.
+    """Freeze the network and add trainable LoRA in float32: at step 0 its output is unchanged.
+
+    Args:
+        alpha: what is added has the scale alpha / rank; by default it is the rank.
 
     Returns a line that says which layers are computed by our fused operation and which by peft.
 
@@ -147,7 +174,10 @@ def attach_lora(
             f"lora_target_modules: no layer of the network ends in {missing}; leave it out for the default."
         )
     network.requires_grad_(False)
-    config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets))
+    alpha = rank if alpha is None else alpha
+    # peft declares a whole number; it and the files take any.
+    whole: Any = int(alpha) if alpha == int(alpha) else alpha
+    config = LoraConfig(r=rank, lora_alpha=whole, init_lora_weights="gaussian", target_modules=list(targets))
     # peft draws from the global generator; two runs of one seed must start from the same matrices.
     with torch.random.fork_rng():
         torch.manual_seed(seed)
