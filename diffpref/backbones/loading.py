@@ -1,6 +1,5 @@
 """Reading parts of a checkpoint with diffusers: a configuration alone, or the network that is trained."""
 
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import diffusers
@@ -15,6 +14,8 @@ from diffpref.backbones.adapters.lora_file import read_lora
 from diffpref.backbones.checkpoint import Checkpoint
 from diffpref.backbones.weight_files import read_tensors
 
+STABILITY = "model.diffusion_model."
+"""How a network's weights begin in a checkpoint of all parts, as Stability's own code writes it."""
 Network = TypeVar("Network", bound=ModelMixin)
 
 
@@ -45,7 +46,7 @@ def load_network(kind: type[Network], checkpoint: Checkpoint, component: str, dt
         for file in files:
             network.load_state_dict(read_tensors(file, key="network_weights")[0], strict=False)
     merge(network, component, checkpoint.base_adapters)
-    return network.to(dtype) if checkpoint.base_adapters else network
+    return network if first == dtype else network.to(dtype)
 
 
 def bare_network(family: Family) -> torch.nn.Module:
@@ -82,13 +83,18 @@ def check_weights(checkpoint: Checkpoint, component: str, network: torch.nn.Modu
     for file in files:
         found |= read_tensors(file, key="network_weights", values=False)[0]
     name = f"network_weights {files[0] if len(files) == 1 else files[0].parent}"
-    wanted: Mapping[str, Tensor] = network.state_dict()
+    kind, wanted = type(network).__name__, network.state_dict()
+    if any(layer.startswith(STABILITY) for layer in found):
+        raise ValueError(
+            f"{name} is a whole checkpoint in Stability's names: convert it with {kind}.from_single_file(FILE)"
+            ".save_pretrained(FOLDER) of diffusers, and name the folder."
+        )
     remedy = "it is for another architecture: name weights of this base model, or another pretrained_model_name_or_path"
     for layer, tensor in found.items():
         if layer not in wanted:
-            raise ValueError(f"{name} has {layer}, which the base model's {type(network).__name__} has not: {remedy}.")
+            raise ValueError(f"{name} has {layer}, which the base model's {kind} has not: {remedy}.")
         if tensor.shape != wanted[layer].shape:
             shapes = f"{tuple(tensor.shape)}, and {tuple(wanted[layer].shape)} in the base model"
             raise ValueError(f"{name}: {layer} has the shape {shapes}: {remedy}.")
     if missing := [layer for layer in wanted if layer not in found]:
-        raise ValueError(f"{name} has no {missing[0]}, which the base model's {type(network).__name__} has: {remedy}.")
+        raise ValueError(f"{name} has no {missing[0]}, which the base model's {kind} has: {remedy}.")

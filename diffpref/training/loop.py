@@ -120,6 +120,7 @@ def prepared(config: TrainConfig, asked: Round, accelerator: Accelerator, say: S
         flat,
         choices,
         config.adapter,
+        base_adapters=basis.family.checkpoint.base_adapters,
         base=models.base_hash,
         data=encoded.groups.fingerprint,
         effective_batch=feed.share.step,

@@ -12,6 +12,7 @@ import yaml
 
 from diffpref.backbones import Times
 from diffpref.backbones.adapters import Adapter
+from diffpref.backbones.adapters.base_adapters import parse
 from diffpref.backbones.times import limits
 from diffpref.files import atomic
 from diffpref.files.disk import require_space
@@ -141,6 +142,7 @@ def identity(
     choices: Sequence[str],
     adapter: Adapter,
     *,
+    base_adapters: Sequence[str],
     base: str,
     data: str,
     effective_batch: int,
@@ -150,6 +152,7 @@ def identity(
     Args:
         settings: the run's flat keys.
         choices: the keys of objective, probe and times.
+        base_adapters: the entries of that key.
         base: names the base model's weights.
         data: names the groups.
         effective_batch: groups of a step over all processes.
@@ -157,6 +160,8 @@ def identity(
     return {
         **{key: settings[key] for key in (*choices, *IDENTITY) if key in settings},
         **adapter.identity(),
+        # By name, for the message; `base` tells their contents. Runs from before there were any had none.
+        "base_adapters": [str(parse(entry)) for entry in base_adapters] or None,
         "base_model": base,
         "data": data,
         "effective_batch": effective_batch,

@@ -77,16 +77,22 @@ def stack(parts: Sequence[tuple[float, Mapping[str, Layer]]]) -> dict[str, Tenso
     return found
 
 
-def stacked(network: torch.nn.Module, component: str, entries: Sequence[str], trained: Mapping[str, Layer]) -> Any:
+def stacked(
+    network: torch.nn.Module, component: str, entries: Sequence[str], trained: Mapping[str, Layer], *, adapter: str
+) -> Any:
     """A network without weights that holds the base adapters and what was trained as its one LoRA, to be saved.
 
     Args:
         network: of the class and configuration that the files are for.
         trained: the run's own LoRA.
+        adapter: peft's name for the one LoRA.
     """
-    adapters = [parse(entry) for entry in entries]
-    parts = [(each.weight, read_lora(each.source, network, component, key=KEY).layers) for each in adapters]
-    bare = bare_copy(network)
-    tensors = stack([*parts, (1.0, trained)])
-    bare.load_lora_adapter(tensors, prefix=None, adapter_name="default")
+    parts = [(a.weight, read_lora(a.source, network, component, key=KEY).layers) for a in map(parse, entries)]
+    bare, tensors = bare_copy(network), stack([*parts, (1.0, trained)])
+    shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    bare.load_lora_adapter(shapes, prefix=None, adapter_name=adapter, low_cpu_mem_usage=True)
+    # peft holds an adapter where the layer's weight is, and here there is none.
+    for name, tensor in tensors.items():
+        layer, side = name.removesuffix(".weight").rsplit(".", 1)
+        getattr(bare.get_submodule(layer), side)[adapter].weight = torch.nn.Parameter(tensor, requires_grad=False)
     return bare

@@ -25,6 +25,8 @@ network = AutoModel.from_pretrained(folder, subfolder="{network}", torch_dtype=d
 pipe = DiffusionPipeline.from_pretrained({base_model}, {network}=network, torch_dtype=dtype).to(device)
 image = pipe({prompt}).images[0]
 """
+SHARD = "10GB"
+"""Networks above this are saved in several files of it, with an index."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Full:
 
     def save(self, network: torch.nn.Module, family: Family, folder: Path) -> None:
         with atomic.new_folder(folder / family.component) as new:
-            network.save_pretrained(new)  # type: ignore[operator]
+            network.save_pretrained(new, max_shard_size=SHARD)  # type: ignore[operator]
 
     def continued(self, output: Path, base: Path | None) -> tuple[Adapter, Path | None]:
         return self, output

@@ -131,7 +131,8 @@ class LoRA:
             family.save_lora(network, new)
             if entries := family.checkpoint.base_adapters:
                 os.replace(new / LORA_FILE, new / TRAINED_FILE)
-                family.save_lora(stacked(network, family.component, entries, attached(network, ADAPTER)), new)
+                trained = attached(network, ADAPTER)
+                family.save_lora(stacked(network, family.component, entries, trained, adapter=ADAPTER), new)
         for file in sorted((folder / "lora.new").iterdir()):
             os.replace(file, folder / file.name)
         (folder / "lora.new").rmdir()

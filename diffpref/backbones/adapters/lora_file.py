@@ -65,6 +65,8 @@ def read_lora(
         ValueError: no such file, no plain LoRA (as DoRA, LoKr, LoHa), or layers that the network has not or in other
             shapes; names the file, the first such layer and the remedy.
     """
+    if not hasattr(network, "load_lora_adapter"):
+        raise ValueError(f"{key}: stock diffusers reads no LoRA of a {type(network).__name__}; leave {key} out.")
     file = find_lora(source, key=key)
     tensors, header = read_tensors(file, key=key, values=values)
     try:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from diffpref.backbones.adapters.base_adapters import TRAINED_FILE
 from diffpref.backbones.adapters.lora_file import DOWN, UP, Layer, LoraFile
 
 OR_MERGE = "name the file in base_adapters, which takes any rank and layers"
@@ -17,22 +18,22 @@ def check_same_layers(file: LoraFile, wanted: Mapping[str, Layer], network: torc
         wanted: the run's LoRA.
         network: the one that it is on.
     """
-    name = f"adapter_weights {file.file}"
+    name, targets = f"adapter_weights {file.file}", _targets(file, network)
+    same = f"set lora_target_modules: [{', '.join(targets)}], or {OR_MERGE}" if targets else OR_MERGE
+    alone = file.file.with_name(TRAINED_FILE)
+    hint = f" (What was trained there, without its base adapters, is {alone}.)" if alone.is_file() else ""
     if more := [layer for layer in file.layers if layer not in wanted]:
-        targets = _targets(file, network)
-        choice = f"set lora_target_modules: [{', '.join(targets)}], or {OR_MERGE}" if targets else OR_MERGE
-        raise ValueError(f"{name} has the layer {more[0]}, which this run's LoRA has not: {choice}.")
+        raise ValueError(f"{name} has the layer {more[0]}, which this run's LoRA has not: {same}.{hint}")
     if less := [layer for layer in wanted if layer not in file.layers]:
-        targets = _targets(file, network)
-        choice = f"set lora_target_modules: [{', '.join(targets)}], or {OR_MERGE}" if targets else OR_MERGE
-        raise ValueError(f"{name} has not the layer {less[0]}, which this run's LoRA has: {choice}.")
-    ranks = {layer: (file.layers[layer].rank, wanted[layer].rank) for layer in wanted}
-    if other := [layer for layer, (theirs, ours) in ranks.items() if theirs != ours]:
-        theirs, ours = ranks[other[0]]
-        shapes = f"{tuple(file.layers[other[0]].down.shape)} in place of {tuple(wanted[other[0]].down.shape)}"
-        one = len({each.rank for each in file.layers.values()}) == 1
-        choice = f"set rank: {theirs}, or {OR_MERGE}" if one else OR_MERGE
-        raise ValueError(f"{name}: {other[0]} has rank {theirs} ({shapes}), and rank: is {ours}: {choice}.")
+        raise ValueError(f"{name} has not the layer {less[0]}, which this run's LoRA has: {same}.{hint}")
+    if other := [layer for layer in wanted if file.layers[layer].rank != wanted[layer].rank]:
+        theirs, ours = file.layers[other[0]], wanted[other[0]]
+        shapes = f"{tuple(theirs.down.shape)} in place of {tuple(ours.down.shape)}"
+        one = len({layer.rank for layer in file.layers.values()}) == 1
+        choice = f"set rank: {theirs.rank}, or {OR_MERGE}" if one else OR_MERGE
+        raise ValueError(
+            f"{name}: {other[0]} has rank {theirs.rank} ({shapes}), and rank is {ours.rank}: {choice}.{hint}"
+        )
 
 
 def _targets(file: LoraFile, network: torch.nn.Module) -> list[str]:
