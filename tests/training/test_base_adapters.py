@@ -99,7 +99,7 @@ def test_a_run_goes_on_from_another_with_the_same_adapters(
         one, other = load_file(first / name), load_file(second / name)
         assert one.keys() == other.keys()
         assert all(torch.allclose(tensor, other[key], atol=1e-6) for key, tensor in one.items())
-    assert sum("the reference is the base model without it" in line for line in said) == 1
+    assert sum("the reference is the base model with its base_adapters; " in line for line in said) == 1
     assert sum(line.startswith("base_adapters: ") for line in said) == 2
     # The stacked file has other layers and another rank: the message names the one to go on with.
     with pytest.raises(
@@ -209,7 +209,7 @@ def test_the_reference_of_adapter_weights_is_said(settings: Callable[..., Any], 
     said: list[str] = []
     out = train(settings(adapter_weights=str(file), max_train_steps=1), say=said.append)
     assert said[0] == (
-        f"adapter_weights {file}: the policy starts from it, the reference is the base model without it; name it in "
+        f"adapter_weights {file}: the policy starts from it, the reference is the bare base model; name it in "
         "base_adapters to start both from it"
     )
     assert read_metrics(out)[0]["rewards/margins"] != 0.0

@@ -54,26 +54,6 @@ def save_kohya(state: Mapping[str, Tensor], scales: Mapping[str, float], base: s
     save_file(tensors, file, metadata=notes)
 
 
-def by_pefts_names(saved: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[str, Tensor]:
-    """The tensors of a file by peft's names, as they act at the scales of the network that takes them.
-
-    Tensors that have other names than kohya's, or belong to other layers, keep theirs.
-
-    Args:
-        scales: alpha / rank of each layer that the network has a LoRA for.
-    """
-    found = dict(saved)
-    for layer, scale in scales.items():
-        name = kohya_name(layer)
-        if name + DOWN[1] not in saved:
-            continue
-        down, up = found.pop(name + DOWN[1]), found.pop(name + UP[1])
-        alpha = found.pop(name + ALPHA, None)
-        factor = (1.0 if alpha is None else alpha.item() / len(down)) / scale
-        found[layer + DOWN[0]], found[layer + UP[0]] = down, up if factor == 1 else up * factor
-    return found
-
-
 def lora_scales(network: torch.nn.Module, adapter: str) -> dict[str, float]:
     """alpha / rank of each layer of the network that has the LoRA of this name."""
     from peft.tuners.lora.layer import LoraLayer

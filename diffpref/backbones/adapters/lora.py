@@ -87,9 +87,10 @@ class LoRA:
         file = read_lora(self.adapter_weights, network, family.component, key="adapter_weights", values=False)
         attach_lora(network, self.rank, self._targets(family), seed=0)
         check_same_layers(file, attached(network, ADAPTER), network)
+        other = "the base model with its base_adapters" if family.checkpoint.base_adapters else "the bare base model"
         said = (
-            f"adapter_weights {file.file}: the policy starts from it, the reference is the base model without it; name "
-            "it in base_adapters to start both from it"
+            f"adapter_weights {file.file}: the policy starts from it, the reference is {other}; name it in "
+            "base_adapters to start both from it"
         )
         return (said, *file.remarks)
 
