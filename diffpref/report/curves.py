@@ -3,7 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -57,6 +58,44 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", text)))
 
 
+def _draw(
+    page: Page,
+    metrics: Sequence[Record],
+    size: int,
+    title: str,
+    keys: Mapping[str, str],
+    y_label: str = "",
+    *,
+    log: bool = False,
+    spread: bool = False,
+) -> None:
+    """A chart of the keys by their labels, unless none was logged; each point is the mean of `size` neighbours."""
+    blocks = {name: _blocks(series(metrics, key), size) for name, key in keys.items()}
+    blocks = {name: points for name, points in blocks.items() if points}
+    lines = {name: [(x, mean) for x, mean, _, _ in points] for name, points in blocks.items()}
+    bands = {name: [(x, low, high) for x, _, low, high in points] for name, points in blocks.items()}
+    if blocks:
+        page.curves(title, lines, y_label=y_label, log=log, bands=bands if spread else None)
+
+
+TIMESTEPS = {
+    "Ranked as labelled, by timestep": ("accuracy", "share"),
+    **{f"Reward of {kind} images, by timestep": (f"rewards/{kind}", "nats") for kind in ("chosen", "rejected")},
+    **{
+        f"Error on {kind} images, by timestep": (f"error/{kind}/ratio", "policy over reference")
+        for kind in ("chosen", "rejected")
+    },
+}
+"""Charts by quarter of the schedule: the metric before the quarter's name, and its unit."""
+
+
+def _by_timestep(draw: Callable[[str, Mapping[str, str], str], None], metrics: Sequence[Record]) -> None:
+    for title, (metric, unit) in TIMESTEPS.items():
+        found = {key for record in metrics for key in record if key.startswith(f"{metric}/t_")}
+        keys = {f"t = {' to '.join(map(str, _numbers(key)))}": key for key in sorted(found, key=_numbers)}
+        draw(title, keys, unit)
+
+
 def draw_curves(page: Page, metrics: Sequence[Record]) -> None:
     """Appends a chart for each quantity that was logged; each point is the mean of a block of logged steps."""
     if not metrics:
@@ -66,16 +105,7 @@ def draw_curves(page: Page, metrics: Sequence[Record]) -> None:
     if size > 1:
         page.text(f"Each point is the mean of {size} logged steps.")
 
-    def draw(
-        title: str, keys: Mapping[str, str], y_label: str = "", *, log: bool = False, spread: bool = False
-    ) -> None:
-        blocks = {name: _blocks(series(metrics, key), size) for name, key in keys.items()}
-        blocks = {name: points for name, points in blocks.items() if points}
-        lines = {name: [(x, mean) for x, mean, _, _ in points] for name, points in blocks.items()}
-        bands = {name: [(x, low, high) for x, _, low, high in points] for name, points in blocks.items()}
-        if blocks:
-            page.curves(title, lines, y_label=y_label, log=log, bands=bands if spread else None)
-
+    draw = partial(_draw, page, metrics, size)
     draw("Loss", {"loss": "loss"}, "band: lowest to highest" if size > 1 else "", spread=size > 1)
     draw("Training pairs", {"ranked as labelled": "rewards/accuracies", "saturated": "saturated"}, "share")
     middle, low, high = (_blocks(series(metrics, f"margins/{key}"), size) for key in ("p50", "p10", "p90"))
@@ -89,9 +119,16 @@ def draw_curves(page: Page, metrics: Sequence[Record]) -> None:
         draw(f"Error on {kind} pictures", keys, "mean over elements")
     ratios = {kind: f"error/{kind}/ratio" for kind in ("chosen", "rejected")}
     draw("Error, policy over reference", ratios, "1: as good as the reference")
-    buckets = sorted({key for record in metrics for key in record if key.startswith("accuracy/t_")}, key=_numbers)
-    labels = {f"t = {' to '.join(map(str, _numbers(key)))}": key for key in buckets}
-    draw("Ranked as labelled, by timestep", labels, "share")
+    # Measured rarely: each measurement is a point of its own.
+    beyond = {"own samples of the base (drift)": "drift"}
+    beyond |= {f"held-out {kind} images": f"heldout/error/{kind}/ratio" for kind in ("chosen", "rejected")}
+    _draw(page, metrics, 1, "Beyond the training pairs, policy over reference", beyond, "error; 1: as the base")
+    _draw(page, metrics, 1, "Held-out pairs", {"ranked as labelled": "heldout/accuracy"}, "share")
+    _draw(page, metrics, 1, "Margin of held-out pairs", {"mean": "heldout/margin"}, "nats")
+    _by_timestep(draw, metrics)
+    shares = {kind: f"rewards/effective_share/{kind}" for kind in ("chosen", "rejected")}
+    draw("How evenly images carry the change", shares, "effective share; 1: all alike")
+    draw("Rejected error's growth over the chosen one's move", {"drop": "drop"})
     draw(
         "Gradient norm",
         {"gradient norm": "grad_norm"},

@@ -1,11 +1,14 @@
 """The run's figures against numbers worked out by hand, and the alarm's threshold from both sides."""
 
+import math
+from statistics import NormalDist
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffpref.training.health import COLUMNS, pair_table, summarize
+from diffpref.training.health import COLUMNS, drop, effective_share, pair_table, summarize
 from diffpref.types import Errors
 
 BETA = 10.0
@@ -24,6 +27,12 @@ T = torch.tensor([0.1, 0.9, 0.95])
 
 def table() -> torch.Tensor:
     return pair_table(Errors(POLICY, REFERENCE), SCORES, LOSS, T, BETA)
+
+
+def share(*rewards: float) -> float:
+    """exp(entropy) / n of weights in proportion to exp(reward), with nothing of torch."""
+    weights = [math.exp(reward) / sum(map(math.exp, rewards)) for reward in rewards]
+    return math.prod(weight**-weight for weight in weights) / len(rewards)
 
 
 def test_pair_table_by_hand() -> None:
@@ -70,8 +79,21 @@ def test_summary_by_hand() -> None:
         "error/rejected/ratio": 5.5 / 4.5,
         # Both right, none and a half, both right.
         "rewards/discrimination": 4.5 / 6,
+        # Chosen errors do not move and rejected ones do: 2/9 over the least move that counts, 0.001.
+        "drop": 2 / 9 / 1e-3,
+        "rewards/effective_share/chosen": share(1.25, -5.0, 3.75),
+        "rewards/effective_share/rejected": share(-1.25, 0.0, -3.75),
         "accuracy/t_000_249": 1.0,
+        "rewards/chosen/t_000_249": 1.25,
+        "rewards/rejected/t_000_249": -1.25,
+        "error/chosen/ratio/t_000_249": 1 / 1.25,
+        "error/rejected/ratio/t_000_249": 2 / 1.75,
+        # Pairs 1 and 2: the ratio of the means, not the mean of the ratios.
         "accuracy/t_750_999": 0.5,
+        "rewards/chosen/t_750_999": -0.625,
+        "rewards/rejected/t_750_999": -1.875,
+        "error/chosen/ratio/t_750_999": 3.5 / 3.25,
+        "error/rejected/ratio/t_750_999": 3.5 / 2.75,
     }
     assert metrics == pytest.approx(expected, rel=1e-12), "no bucket without pairs, and no other key"
 
@@ -142,3 +164,23 @@ def test_discrimination_counts_real_above_and_fake_below_zero() -> None:
     errors = Errors(policy=reference - 2 * log_ratio, reference=reference)
     table = pair_table(errors, torch.tensor([[1.0, 0.0]] * 4), torch.zeros(4), torch.zeros(4), 1.0)
     assert summarize(table)["rewards/discrimination"] == (1 + 0.5 + 0 + 0.5) / 4
+
+
+@pytest.mark.parametrize(("spread", "expected"), [(0.5, 0.8825), (1.0, 0.6065), (2.0, 0.1353)])
+def test_the_effective_share_of_normal_rewards_is_the_closed_form(spread: float, expected: float) -> None:
+    # At evenly spaced quantiles: the tail beyond the last one, which weighs exp(reward), costs up to 1 %.
+    quantiles = [NormalDist(3.0, spread).inv_cdf((place + 0.5) / 200_000) for place in range(200_000)]
+    found = float(effective_share(torch.tensor(quantiles, dtype=torch.float64)))
+    assert found == pytest.approx(expected, rel=1.5e-2) and expected == pytest.approx(
+        math.exp(-(spread**2) / 2), abs=1e-4
+    )
+
+
+def test_one_image_that_carries_the_update_is_a_share_of_one() -> None:
+    assert float(effective_share(torch.tensor([0.0] * 9 + [50.0], dtype=torch.float64))) == pytest.approx(0.1)
+    assert float(effective_share(torch.full((9,), -3.0))) == pytest.approx(1.0)
+
+
+def test_the_drop_tells_a_fall_of_rejected_images_from_a_gain_of_chosen_ones() -> None:
+    assert drop(1.0, 1.0) == 0
+    assert drop(1.02, 1.3) == pytest.approx(15) and drop(0.8, 1.02) == pytest.approx(0.1)
