@@ -135,7 +135,7 @@ def one(backbone: str, method: str, seed: int, folder: Path, split: str, count: 
     seconds = time.monotonic() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     metrics = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
-    steps = config.optimization.max_train_steps * (config.source.rounds if method == "d3po" else 1)
+    steps = metrics[-1]["step"] * (config.source.rounds if method == "d3po" else 1)
     figures = judge(config, tuned, folder, split, count)
     chosen = statistics.mean(line["error/chosen/ratio"] for line in metrics[-3:])
     result = Result(**figures, chosen_error=chosen, steps=steps, seconds=seconds, memory_gib=memory)

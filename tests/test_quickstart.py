@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ import torch
 from diffpref.cli import main
 from diffpref.demo import quickstart
 from diffpref.objectives.alarms import COLLAPSE
+from diffpref.training.alarms import DRIFT
 from diffpref.training.loop import train
 from diffpref.training.settings import from_mapping
+from tests.drawn_pairs import save_drawn_pairs
 
 
-def records(run: Path) -> list[dict[str, float]]:
+def records(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -31,6 +34,7 @@ def test_the_quickstart_keeps_its_promises(tmp_path: Path) -> None:
     last = records(run)[-5:]
     assert sum(line["error/chosen/ratio"] for line in last) / len(last) <= 1.1
     assert not any("alarm" in line for line in records(run))
+    assert 1 < records(run)[-1]["drift"] < DRIFT - 0.1
     assert evaluation["peak_memory_gib"] <= 4
     assert (run / "report.html").stat().st_size > 100_000
     # A second quickstart does not write over the first.
@@ -42,10 +46,29 @@ def test_hard_plain_dpo_on_all_weights_collapses_and_the_alarm_says_so(tmp_path:
     base = quickstart.settings(quickstart.Quickstart(output_dir=tmp_path / "run", adapter="full"))
     harsh = {"beta": 2000, "sft": 0.0, "learning_rate": 3e-4, "max_train_steps": 100, "validation_prompts": []}
     run = train(from_mapping(harsh, "the test", base))
-    alarms = [line["alarm"] for line in records(run) if "alarm" in line]
+    alarms = [line["alarm"] for line in records(run) if "Collapse" in line.get("alarm", "")]
     assert alarms, f"no alarm; the last chosen ratio is {records(run)[-1]['error/chosen/ratio']:.2f}"
     assert "anchor" in str(alarms[0]) and "learning_rate" in str(alarms[0])
     assert records(run)[-1]["error/chosen/ratio"] > COLLAPSE
+
+
+@pytest.mark.slow
+def test_few_pairs_trained_as_the_quickstart_are_ruin_and_a_mild_run_is_not(tmp_path: Path) -> None:
+    pairs = save_drawn_pairs(tmp_path / "mine")
+    base = quickstart.settings(quickstart.Quickstart(output_dir=tmp_path / "ruined"))
+    own = {"dataset_name": str(pairs), "validation_steps": 40, "cache_dir": str(tmp_path / "cache")}
+    lines: list[str] = []
+    ruined = records(train(from_mapping(own, "the test", base), say=lines.append))
+    # Every figure of the training pairs is well: sft hides what is lost.
+    assert max(ruined[-1][f"error/{side}/ratio"] for side in ("chosen", "rejected")) < 1 < DRIFT < ruined[-1]["drift"]
+    said = "".join(line.get("alarm", "") for line in ruined)
+    assert "Drift:" in said and "Spent:" in said and "Repetition:" in said
+    assert any("warning: fewer than 500 pairs" in line for line in lines)
+    assert any("times that on its own samples" in line for line in lines)
+    assert "No alarm" not in (tmp_path / "ruined/report.html").read_text(encoding="utf-8")
+    mild = own | {"output_dir": str(tmp_path / "mild"), "max_train_steps": 30, "learning_rate": 1e-4}
+    found = records(train(from_mapping(mild, "the test", base), say=lambda line: None))
+    assert found[-1]["drift"] < 1.1 and not any("alarm" in line for line in found)
 
 
 @pytest.mark.slow

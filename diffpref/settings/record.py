@@ -211,6 +211,7 @@ def _made(
                 mine[f.name] = convert(given[f.name], hints[f.name])
             except TypeError as rule:
                 raise ValueError(f"{where}: {name} must be {rule}, got {given[f.name]!r}.") from None
+    _take_one(kind, mine, where)
     for f in dataclasses.fields(kind):
         required = f.default is f.default_factory is dataclasses.MISSING
         if required and f.name not in mine and part.name not in before:
@@ -229,6 +230,18 @@ def _made(
             f"{protocol.__module__}.{protocol.__name__} describes them."
         )
     return value
+
+
+def _take_one(kind: type, mine: dict[str, Any], where: str) -> None:
+    """Of two keys that say the same thing, the one that is given takes the other's place.
+
+    A class names such pairs in `alternatives`. ValueError where both are given."""
+    for pair in getattr(kind, "alternatives", ()):
+        given = [key for key in pair if mine.get(key) is not None]
+        if len(given) == 2:
+            raise ValueError(f"{where}: {pair[0]} and {pair[1]} say the same thing: give one of them.")
+        if given:
+            mine.update({key: None for key in pair if key not in given})
 
 
 def _protocol_names(protocol: Any) -> list[str]:

@@ -3,16 +3,18 @@
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from accelerate import Accelerator
+from annotated_types import Ge
 
-from diffpref.backbones import Sized
+from diffpref.backbones import Encoder, Sized
 from diffpref.data.check import check_rows
 from diffpref.data.columns import parse_columns
 from diffpref.data.encode import encode_preferences
 from diffpref.data.forms import form_of
 from diffpref.data.framing import Framing
+from diffpref.data.holdout import check_holdout, hold_out
 from diffpref.data.poison import Poison, long_captions
 from diffpref.data.preferences import read_preferences
 from diffpref.data.rows import Preferences
@@ -50,6 +52,9 @@ class Dataset:
     real_sizes: bool = False
     """SDXL: tell the network the images' own sizes and crops, as in diffusers' script, and not the resolution uncropped
     as in the official Diffusion-DPO code. Validation images are drawn with the latter."""
+    holdout_rows: Annotated[float, Ge(0)] = 0.1
+    """Rows that are held out, to measure what training does beyond its own images: a share (at most 256 rows), or a
+    number from 1. Whole prompts are held out, the same ones in every run; 0 trains on all rows."""
 
     @property
     def gives(self) -> Gives:
@@ -58,6 +63,7 @@ class Dataset:
 
     def check(self, basis: Basis) -> None:
         """Raise ValueError where no data set is named, and for options that do not go together."""
+        check_holdout(self.holdout_rows)
         if not basis.data.dataset_name:
             raise ValueError("dataset_name is empty: give a file, a folder or a data set on the hub.")
         if self.mirror_alone and not basis.data.random_flip:
@@ -86,9 +92,10 @@ class Dataset:
         base = basis.family.checkpoint
         tokens = of_model(base.source, revision=base.revision, longest=base.max_sequence_length)
         warnings = [] if tokens is None else [f"warning: {found.text}." for found in long_captions(rows, tokens)]
+        rows, held = hold_out(rows, self.holdout_rows)
 
         def encode(accelerator: Accelerator, say: Say) -> Encoded:
-            return self.encode(rows, basis, accelerator, say)
+            return self.encode(rows, held, basis, accelerator, say)
 
         yield Round(basis=basis, summary="\n".join([rows.summary(), *warnings]), encode=encode)
         return basis.run.output_dir
@@ -111,30 +118,39 @@ class Dataset:
         rows = check_rows(rows, size_mismatch=self.size_mismatch, on_bad_row=data.on_bad_row, poison=poison)
         return score(rows, objective, given=self.given_scores)
 
-    def encode(self, rows: Preferences, basis: Basis, accelerator: Accelerator, say: Say) -> Encoded:
-        """Latents and prompts, from the cache or through the encoders, which are freed before this returns."""
+    def encode(
+        self, rows: Preferences, held: Preferences | None, basis: Basis, accelerator: Accelerator, say: Say
+    ) -> Encoded:
+        """Latents and prompts, from the cache or through the encoders, which are freed before this returns.
+
+        Args:
+            held: rows that are measured only.
+        """
         data, run = basis.data, basis.run
         encoder = basis.family.load_encoder(accelerator.device)
         fixed = encode_fixed(basis, encoder)
         store = TensorStore(data.cache_dir or run.output_dir / "cache")
         framing = Framing(data.resolution, data.crop, data.random_flip, run.seed, self.posterior, self.real_sizes)
 
+        def groups(some: Preferences, encoder: Encoder) -> ImageGroups:
+            encoded = encode_preferences(
+                some,
+                encoder,
+                store,
+                framing,
+                dtype=data.cache_dtype,
+                share=(accelerator.process_index, accelerator.num_processes),
+                report=report,
+            )
+            return ImageGroups(encoded, self.posterior == "fresh", self.mirror_alone)
+
         def report(done: int, total: int) -> None:
             if done == total or done % 200 < 8:
                 say(f"encoded {done} of {total} images")
 
-        encoded = encode_preferences(
-            rows,
-            encoder,
-            store,
-            framing,
-            dtype=data.cache_dtype,
-            share=(accelerator.process_index, accelerator.num_processes),
-            report=report,
-        )
+        training, held_out = groups(rows, encoder), None if held is None else groups(held, encoder)
         accelerator.wait_for_everyone()
         store.refresh()
         del encoder
         free_memory()
-        groups = ImageGroups(encoded, self.posterior == "fresh", self.mirror_alone)
-        return Encoded(groups=groups, **fixed._asdict())
+        return Encoded(groups=training, held_out=held_out, **fixed._asdict())

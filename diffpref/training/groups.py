@@ -4,7 +4,7 @@ Flag names are those of the diffusers scripts. Bounds stand at the fields."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -76,6 +76,7 @@ class Average:
 class Optimization:
     """The rate, its schedule and the batch, whatever the optimizer."""
 
+    alternatives: ClassVar = (("max_train_steps", "num_train_epochs"),)
     learning_rate: Annotated[float, Gt(0)] = 1e-5
     scale_lr: bool = False
     """Multiply the learning rate by the effective batch, as the published launchers do."""
@@ -84,7 +85,10 @@ class Optimization:
         "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
     ] = "constant_with_warmup"
     lr_warmup_steps: Annotated[int, Ge(0)] = 0
-    max_train_steps: Annotated[int, Gt(0)] = 2000
+    max_train_steps: Annotated[int, Gt(0)] | None = 2000
+    """Training steps; empty where num_train_epochs says how long the run is."""
+    num_train_epochs: Annotated[float, Gt(0)] | None = None
+    """Passes over the training groups, in place of max_train_steps."""
     train_batch_size: Annotated[int, Gt(0)] = 1
     """Groups of one forward pass, for each process."""
     gradient_accumulation_steps: Annotated[int, Gt(0)] = 1
@@ -145,3 +149,5 @@ class Validation:
     """What guidance of these images leads away from; by default the pipeline's own, which is zeros for SDXL base."""
     validation_batch_size: Annotated[int, Ge(1)] = 4
     """Images that are sampled at once."""
+    drift_samples: Annotated[int, Ge(0)] = 8
+    """The base model's own samples, drawn once before the first step, on which drift is measured; 0 leaves it out."""

@@ -5,7 +5,7 @@ plan is made, and then the loop of `steps.py` runs.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,23 +16,25 @@ from diffpref.backbones.loading import check_start
 from diffpref.engine.checks import check_engine
 from diffpref.engine.plan import PLAN, Plan, read_plan
 from diffpref.engine.stored import StoredErrors
-from diffpref.probes import AnyBatch
 from diffpref.run.checkpoint import check_identity
 from diffpref.run.done import mark_done
 from diffpref.settings.bounds import check
 from diffpref.settings.record import fields_of
 from diffpref.training import prepare
+from diffpref.training.alarms import alarms_of
 from diffpref.training.config import TrainConfig
 from diffpref.training.engine import Works
 from diffpref.training.learner import build_learner
+from diffpref.training.measures import measures_of
 from diffpref.training.meter import Meter
 from diffpref.training.models import accelerator_of, build_models, computing_of, open_base
 from diffpref.training.output import save_output
 from diffpref.training.report import write_report
 from diffpref.training.rounds import Basis, Encoded, Round, Say
+from diffpref.training.schedule import check_length, counted, steps_of
 from diffpref.training.settings import to_mapping
 from diffpref.training.steps import Steps
-from diffpref.training.stream import Drawing, Share, batches
+from diffpref.training.stream import Drawing, Feed, Share
 
 
 def train(config: TrainConfig, *, say: Say = print) -> Path:
@@ -75,6 +77,7 @@ def basis_of(config: TrainConfig, say: Say) -> Basis:
 def check_settings(config: TrainConfig) -> list[str]:
     """The trackers to use; raises ValueError for settings that cannot work, before anything is read."""
     check(config)
+    check_length(config.optimization)
     config.optimizer.check()
     prepare.check_choices(config.objective, config.probe, config.source, config.times)
     check_engine(config.probe, config.adapter, stored_reference=config.engine.stored_reference)
@@ -87,7 +90,7 @@ class Prepared:
 
     encoded: Encoded
     works: Works
-    feed: "Feed"
+    feed: Feed
     identity: Mapping[str, object]
     """What must be the same for a checkpoint to be continued."""
     stored: StoredErrors | None
@@ -142,6 +145,9 @@ def fit(config: TrainConfig, asked: Round, trackers: list[str]) -> None:
         torch.backends.cuda.matmul.allow_tf32 = True
     say(asked.summary)
     ready = prepared(config, asked, accelerator, say)
+    groups, processes = len(ready.encoded.groups), accelerator.num_processes
+    config = replace(config, optimization=counted(config.optimization, groups=groups, processes=processes))
+    last = steps_of(config.optimization)
     if resume is not None:
         check_identity(resume, ready.identity)
     example = next(ready.feed(0, 1)).to(accelerator.device)
@@ -154,8 +160,9 @@ def fit(config: TrainConfig, asked: Round, trackers: list[str]) -> None:
             prepare.claim_output(run.output_dir)
         prepare.write_provenance(run.output_dir, flat)
     accelerator.wait_for_everyone()
-    steps = _steps(config, asked, ready, plan)
+    steps = _steps(config, asked, ready, plan, say)
     first = steps.resumed(resume)
+    say(steps.outlook(first, batch=ready.feed.share.step, k=example.candidates.scores.shape[1]))
     if trackers:
         shown = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in flat.items()}
         accelerator.init_trackers(run.tracker_name, config=shown)
@@ -167,18 +174,18 @@ def fit(config: TrainConfig, asked: Round, trackers: list[str]) -> None:
         identity=json.dumps(ready.identity, sort_keys=True),
         stored=ready.stored,
     )
-    steps.take(engine, ready.feed(first, config.optimization.max_train_steps), first)
+    steps.take(engine, ready.feed(first, last), first)
     if accelerator.is_main_process:
         prompt = next(iter(config.validation.validation_prompts), "")
         save_output(steps.learner, basis.family, config.objective, flat, run.output_dir, prompt)
         write_report(run.output_dir)
-        mark_done(run.output_dir, steps=config.optimization.max_train_steps)
+        mark_done(run.output_dir, steps=last)
     # Not `end_training`: it ends the process group too, which rounds go on using.
     for tracker in accelerator.trackers:
         tracker.finish()
 
 
-def _steps(config: TrainConfig, asked: Round, ready: Prepared, plan: Plan) -> Steps:
+def _steps(config: TrainConfig, asked: Round, ready: Prepared, plan: Plan, say: Say) -> Steps:
     """The loop of a round."""
     accelerator, basis = ready.works.accelerator, asked.basis
     learner = build_learner(
@@ -193,7 +200,7 @@ def _steps(config: TrainConfig, asked: Round, ready: Prepared, plan: Plan) -> St
         accelerator=accelerator,
         time_fraction=basis.family.time_fraction,
         beta=config.objective.beta,
-        alarm=config.objective.alarm,
+        alarms=[config.objective.alarm, *alarms_of(groups=len(ready.encoded.groups))],
     )
     return Steps(
         basis=basis,
@@ -204,18 +211,18 @@ def _steps(config: TrainConfig, asked: Round, ready: Prepared, plan: Plan) -> St
         checkpoint={**ready.identity, PLAN: plan.mapping()},
         loss_mode=plan.name,
         watch=asked.watch,
+        measures=measures_of(
+            ready.works,
+            ready.encoded,
+            ready.feed.drawing,
+            basis.validation,
+            # What fits with a graph fits without one.
+            at_once=max(plan.micro_batch, basis.validation.validation_batch_size),
+            beta=config.objective.beta,
+            folder=basis.run.output_dir / "drift",
+            say=say,
+        ),
     )
-
-
-@dataclass(frozen=True)
-class Feed:
-    """The batches of a round, from any step on."""
-
-    stream: Callable[[int, int], Iterator[AnyBatch]]
-    share: Share
-
-    def __call__(self, first: int, steps: int) -> Iterator[AnyBatch]:
-        return self.stream(first, steps)
 
 
 def _feed(config: TrainConfig, basis: Basis, accelerator: Accelerator, encoded: Encoded) -> Feed:
@@ -237,8 +244,4 @@ def _feed(config: TrainConfig, basis: Basis, accelerator: Accelerator, encoded: 
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
     )
-
-    def stream(first: int, steps: int) -> Iterator[AnyBatch]:
-        return batches(encoded.groups, drawing, share, first_step=first, steps=steps)
-
-    return Feed(stream, share)
+    return Feed(encoded.groups, drawing, share)

@@ -1,4 +1,4 @@
-"""The figures of a run between two summaries, over all processes, and the alarm of its method."""
+"""The figures of a run between two summaries, over all processes, and its alarms."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +21,13 @@ class Meter:
     time_fraction: Callable[[Tensor], Tensor]
     beta: float
     """Nats of a reward for each unit of the log-ratio."""
-    alarm: Alarm
+    alarms: Sequence[Alarm]
     tables: list[Tensor] = field(default_factory=list)
-    remembered: Mapping[str, float] = field(default_factory=dict)
-    """What the alarm keeps from summary to summary."""
+    remembered: list[Mapping[str, float]] = field(init=False)
+    """What each alarm keeps from summary to summary."""
+
+    def __post_init__(self) -> None:
+        self.remembered = [{} for _ in self.alarms]
 
     def add(self, batches: Sequence[Compared]) -> None:
         """Count the batches of a step."""
@@ -40,18 +43,20 @@ class Meter:
         return summarize(table[:, :-1]), float(table[:, -1].mean())
 
     def trouble(self, metrics: Mapping[str, float]) -> str | None:
-        """The alarm's text, or None while all is well."""
-        text, self.remembered = self.alarm(metrics, self.remembered)
-        return text
+        """The texts of the alarms, one a line, or None while all is well."""
+        found = [alarm(metrics, kept) for alarm, kept in zip(self.alarms, self.remembered, strict=True)]
+        self.remembered = [kept for _, kept in found]
+        return "\n".join(text for text, _ in found if text) or None
 
     def pending(self) -> dict[str, Any]:
         """What no summary has counted yet: it belongs to the first summary after a resume."""
         left: Any = self.accelerator.gather(torch.cat(self.tables)) if self.tables else torch.empty(0)
-        return {"tables": left.cpu(), "ratios": dict(self.remembered)}
+        return {"tables": left.cpu(), "alarms": [dict(kept) for kept in self.remembered]}
 
     def restore(self, pending: Mapping[str, Any]) -> None:
         """Go on from what `pending` gave."""
         accelerator = self.accelerator
-        self.remembered = dict(pending["ratios"])
+        kept = pending.get("alarms", [])
+        self.remembered = [*kept, *({} for _ in self.alarms[len(kept) :])]
         share = slice(accelerator.process_index, accelerator.process_index + 1)
         self.tables += pending["tables"].to(accelerator.device).chunk(accelerator.num_processes)[share]

@@ -31,6 +31,7 @@ OUTPUTS = (
     MARKER,
     "checkpoint-*",
     "samples",
+    "drift",
     "inversions",
     "metrics.jsonl",
     "report.html",

@@ -14,6 +14,7 @@ from PIL import Image
 from diffpref.objectives.alarms import COLLAPSE
 from diffpref.report.curves import Record, draw_curves, finite, read_metrics, series
 from diffpref.report.page import Page
+from diffpref.training.alarms import DRIFT
 
 Figure = tuple[str, str, str]
 
@@ -59,7 +60,7 @@ def _verdict(page: Page, metrics: Sequence[Record], unreadable: int, evaluation:
     alarms: dict[str, list[tuple[int, str]]] = {}
     for record in metrics:
         broken = [key for key in ("loss", "grad_norm") if key in record and not finite(record[key])]
-        found = [f"{key} is not finite" for key in broken] + ([str(record["alarm"])] if record.get("alarm") else [])
+        found = [f"{key} is not finite" for key in broken] + str(record.get("alarm") or "").splitlines()
         for alarm in found:
             # The same alarm with other numbers in it is the same alarm.
             kind = re.sub(r"[-+]?\d[\d.]*(e[-+]?\d+)?", "#", alarm)
@@ -82,6 +83,9 @@ def _figures(metrics: Sequence[Record]) -> list[Figure]:
         values = values[-max(1, math.ceil(RECENT * len(values))) :]
         return sum(values) / len(values) if values else None
 
+    def last(key: str) -> float | None:
+        return next((value for _, value in reversed(series(metrics, key))), None)
+
     figures: list[Figure] = []
     if (accuracy := recent("rewards/accuracies")) is not None:
         figures.append((f"{accuracy:.0%}", "of training pairs ranked as labelled", "bad" if accuracy < 0.5 else ""))
@@ -90,6 +94,14 @@ def _figures(metrics: Sequence[Record]) -> list[Figure]:
     if (ratio := recent("error/chosen/ratio")) is not None:
         label = "error on chosen pictures, over the reference's"
         figures.append((f"{ratio:.3f}", label, "bad" if ratio > COLLAPSE else ""))
+    if (drift := last("drift")) is not None:
+        label = "error on the base model's own samples, over the base's"
+        figures.append((f"{drift:.3f}", label, "bad" if drift > DRIFT else ""))
+    if (held := last("heldout/accuracy")) is not None:
+        ratios = ", ".join(f"{last(f'heldout/error/{side}/ratio'):.3f}" for side in ("chosen", "rejected"))
+        label = f"of held-out pairs ranked as labelled; errors over the base's, chosen and rejected: {ratios}"
+        figures.append((f"{held:.0%}", label, ""))
+        figures.append((f"{last('heldout/margin'):.3g}", "mean margin of held-out pairs in nats", ""))
     if (seconds := recent("seconds_per_step")) is not None:
         figures.append((f"{seconds:.3g} s", "for a training step", ""))
     if memory := [value for _, value in series(metrics, "peak_memory_gib")]:

@@ -65,6 +65,8 @@ class Encoded:
     """What guidance of their images leads away from, first axis 1."""
     empty: Cond
     """The unconditional prompt of the training, first axis 1: of dropped captions, and of guidance in the loss."""
+    held_out: Groups | None = None
+    """Images that the run is measured on, and never learns from."""
 
 
 @dataclass(frozen=True, kw_only=True)

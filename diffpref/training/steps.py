@@ -1,7 +1,7 @@
 """The loop: gradients, update, figures, checkpoints and images, step by step."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,12 @@ from diffpref.run.environment import peak_memory_gib
 from diffpref.run.log import MetricsLog
 from diffpref.training.groups import Optimization
 from diffpref.training.learner import Learner
+from diffpref.training.measures import Measure
 from diffpref.training.meter import Meter
+from diffpref.training.outlook import outlook
 from diffpref.training.rounds import Basis, Encoded, Watch
 from diffpref.training.samples import draw_samples
+from diffpref.training.schedule import steps_of
 
 POSTFIX = {"loss": "loss", "acc": "rewards/accuracies", "margin": "rewards/margins", "chosen": "error/chosen/ratio"}
 
@@ -35,6 +38,8 @@ class Steps:
     """What a checkpoint says of the run that it belongs to."""
     loss_mode: str
     watch: Watch | None = None
+    measures: Sequence[Measure] = ()
+    """Of the main process, at evaluation points."""
 
     def resumed(self, checkpoint: Path | None) -> int:
         """The step to go on from, with everything restored from the checkpoint; 0 without one."""
@@ -44,13 +49,23 @@ class Steps:
         self.meter.restore(pending)
         return first
 
+    def outlook(self, first: int, *, batch: int, k: int) -> str:
+        """What the steps from `first` on amount to, for people.
+
+        Args:
+            batch: groups of a step over all processes.
+            k: images of a group.
+        """
+        steps, groups = steps_of(self.optimization), len(self.encoded.groups)
+        return outlook(steps=steps, first=first, batch=batch, k=k, groups=groups, run=self.basis.run.output_dir)
+
     def take(self, engine: Engine, stream: Iterator[AnyBatch], first: int) -> None:
         """Take the steps from `first` to the last.
 
         Raises:
             ValueError: the loss is not finite.
         """
-        run, last = self.basis.run, self.optimization.max_train_steps
+        run, last = self.basis.run, steps_of(self.optimization)
         accelerator = self.learner.accelerator
         main, every = accelerator.is_main_process, self.basis.validation.validation_steps
         log = MetricsLog(run.output_dir / "metrics.jsonl", first) if main else None
@@ -63,14 +78,15 @@ class Steps:
             norm = self.learner.update()
             done = step + 1
             bar.update()
-            if done % run.logging_steps == 0 or done == last:
+            evaluated = done % every == 0 or done == last
+            if done % run.logging_steps == 0 or evaluated:
                 seconds = (time.monotonic() - clock) / (done - counted)
-                self._log(done, norm, seconds, log, bar)
+                self._log(done, norm, seconds, log, bar, self._measured() if evaluated else {})
                 counted, clock = done, time.monotonic()
             if done % run.checkpointing_steps == 0:
                 engine.flush()
                 self._save(done)
-            if done % every == 0 or done == last:
+            if evaluated:
                 paused = time.monotonic()
                 self._sample(done)
                 clock += time.monotonic() - paused
@@ -78,8 +94,16 @@ class Steps:
         engine.flush()
         accelerator.wait_for_everyone()
 
-    def _log(self, done: int, norm: torch.Tensor | None, seconds: float, log: MetricsLog | None, bar: tqdm) -> None:
-        """The summary of the steps since the last, to the log, the trackers and the bar."""
+    def _log(
+        self,
+        done: int,
+        norm: torch.Tensor | None,
+        seconds: float,
+        log: MetricsLog | None,
+        bar: tqdm,
+        measured: Mapping[str, float],
+    ) -> None:
+        """The summary of the steps since the last and what was measured, to the log, the trackers and the bar."""
         accelerator, optimization = self.learner.accelerator, self.optimization
         metrics, skipped = self.meter.summary()
         groups = optimization.train_batch_size * optimization.gradient_accumulation_steps * accelerator.num_processes
@@ -90,6 +114,7 @@ class Steps:
             "skipped": skipped,
             "seconds_per_step": seconds,
             "peak_memory_gib": peak_memory_gib(),
+            **measured,
         }
         trouble = self.meter.trouble(metrics)
         accelerator.log(metrics, step=done)
@@ -102,6 +127,13 @@ class Steps:
             raise ValueError(
                 f"step {done}: the loss is {metrics['loss']}. Use mixed_precision bf16 or no, or a lower rate."
             )
+
+    def _measured(self) -> dict[str, float]:
+        """The metrics of all measures, of the averaged weights; none in other processes than the main one."""
+        if not self.measures:
+            return {}
+        with self.learner.averaged():
+            return {name: value for measure in self.measures for name, value in measure().items()}
 
     def _save(self, done: int) -> None:
         """Write a checkpoint, in the main process."""

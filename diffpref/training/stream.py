@@ -158,3 +158,16 @@ def batches(groups: Groups, drawing: Drawing, share: Share, *, first_step: int, 
     return iter(
         DataLoader(_Stream(groups, drawing), batch_size=None, sampler=positions(), collate_fn=lambda batch: batch)
     )
+
+
+@dataclass(frozen=True)
+class Feed:
+    """This process's batches of a round, from any step on."""
+
+    groups: Groups
+    drawing: Drawing
+    share: Share
+
+    def __call__(self, first: int, steps: int) -> Iterator[AnyBatch]:
+        """The batches of steps `first` to `steps` - 1."""
+        return batches(self.groups, self.drawing, self.share, first_step=first, steps=steps)

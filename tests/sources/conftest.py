@@ -79,6 +79,7 @@ def d3po(bases: dict[str, Path], reward: str, tmp_path: Path) -> Callable[..., T
             "max_train_steps": 2,
             "logging_steps": 1,
             "proportion_empty_prompts": 0.0,
+            "drift_samples": 0,
         }
         lora = {"rank": 4} if changes.get("adapter", "lora") == "lora" else {}
         return from_mapping(values | lora | changes, "test")
@@ -117,6 +118,7 @@ def ddo(bases: dict[str, Path], reward: str, tmp_path: Path) -> Callable[..., Tr
             "logging_steps": 1,
             "num_inference_steps": 2,
             "proportion_empty_prompts": 0.0,
+            "drift_samples": 0,
         }
         return from_mapping(values | changes, "test")
 

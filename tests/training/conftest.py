@@ -63,6 +63,8 @@ def settings(base: Path, pairs: Path, shared_cache: Path, tmp_path: Path) -> Set
             "logging_steps": 1,
             "proportion_empty_prompts": 0.0,
             "num_inference_steps": 3,
+            # Drift has tests of its own; elsewhere it would only cost time.
+            "drift_samples": 0,
         }
         lora = {"rank": 4} if changes.get("adapter", "lora") == "lora" else {}
         return from_mapping(values | lora | changes, "test")

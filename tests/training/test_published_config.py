@@ -22,6 +22,7 @@ CONFIGS = sorted(file for folder in BACKBONES for file in (ROOT / "configs" / fo
 METHODS = {
     "dpo": (DPO, "forward"),
     "dpo-full": (DPO, "forward"),
+    "dpo-small": (DPO, "forward"),
     "dpo-turbo": (DPO, "forward"),
     "inpo": (DPO, "inversion"),
     "smpo": (SmPO, "inversion"),

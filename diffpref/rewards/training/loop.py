@@ -15,6 +15,7 @@ from diffpref.run.checkpoint import State, check_identity
 from diffpref.run.folder import checkpoint_to_continue, claim
 from diffpref.run.trackers import check_trackers, finish_trackers, start_trackers
 from diffpref.settings import bounds
+from diffpref.training.schedule import check_length, counted
 
 
 def train(config: RewardConfig, *, say: Callable[[str], None] = print) -> Path:
@@ -24,6 +25,7 @@ def train(config: RewardConfig, *, say: Callable[[str], None] = print) -> Path:
         ValueError: settings, data, a model or a checkpoint that cannot work; before the first step.
     """
     bounds.check(config)
+    check_length(config.optimization)
     config.optimizer.check()
     base, pairs, run, tuning = config.base, config.pairs, config.run, config.tuning
     name, source, limit = base.pretrained_model_name_or_path, pairs.dataset_name, pairs.max_train_samples
@@ -35,9 +37,8 @@ def train(config: RewardConfig, *, say: Callable[[str], None] = print) -> Path:
     accelerator = accelerator_of(run, trackers)
     model = build_model(base, tuning, config.towers, seed=run.seed, accelerator=accelerator)
     decay = config.towers.decay_vectors
-    parts = build_parts(
-        model.network, config.optimizer, config.optimization, decay_vectors=decay, accelerator=accelerator
-    )
+    optimization = counted(config.optimization, groups=len(data), processes=accelerator.num_processes)
+    parts = build_parts(model.network, config.optimizer, optimization, decay_vectors=decay, accelerator=accelerator)
     trainer = Trainer(
         accelerator=accelerator,
         model=model,
@@ -45,7 +46,7 @@ def train(config: RewardConfig, *, say: Callable[[str], None] = print) -> Path:
         state=State(model.clip, tuning, parts, None),
         data=data,
         held_out=held_out,
-        optimization=config.optimization,
+        optimization=optimization,
         run=run,
         progress=Progress(accelerator.device),
         save=lambda: save_output(run.output_dir, model.clip, tuning, model.processor),

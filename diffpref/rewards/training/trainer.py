@@ -27,6 +27,7 @@ from diffpref.run.done import mark_done
 from diffpref.run.environment import peak_memory_gib
 from diffpref.run.log import MetricsLog
 from diffpref.training.groups import Optimization
+from diffpref.training.schedule import steps_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class Trainer:
             resume: the checkpoint to go on from.
             workers: processes that decode images."""
         run, main = self.run, self.accelerator.is_main_process
-        first, last = 0, self.optimization.max_train_steps
+        first, last = 0, steps_of(self.optimization)
         if resume is not None:
             first, pending = load_checkpoint(resume, self.state)
             self.progress.restore(pending, self.accelerator.process_index)
