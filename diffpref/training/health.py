@@ -61,11 +61,11 @@ def summarize(table: Tensor) -> dict[str, float]:
     told = (column["chosen"] > 0).double() + (column["rejected"] < 0).double()
     told += 0.5 * ((column["chosen"] == 0).double() + (column["rejected"] == 0).double())
     metrics["rewards/discrimination"] = told.mean() / 2
-    metrics["drop"] = drop(*(float(metrics[f"error/{side}/ratio"]) for side in ("chosen", "rejected")))
     for side in ("chosen", "rejected"):
         metrics[f"rewards/effective_share/{side}"] = effective_share(column[side])
     metrics |= _by_time(column, correct)
-    return {name: float(value) for name, value in metrics.items()}
+    found = {name: float(value) for name, value in metrics.items()}
+    return {**found, "drop": drop(found["error/chosen/ratio"], found["error/rejected/ratio"])}
 
 
 def effective_share(rewards: Float[Tensor, " n"]) -> Tensor:
