@@ -57,7 +57,7 @@ def test_two_rounds(d3po: Make, base: str, monkeypatch: pytest.MonkeyPatch) -> N
     # Round 2 starts from round 1's adapter, and the reference stays the base.
     assert read_metrics(second / "train")[0]["error/chosen/ratio"] != 1.0
     weights = read_weights(done)
-    assert weights and all(name.split(".")[0] in ("unet", "transformer") for name in weights)
+    assert weights and all(name.startswith(("lora_unet_", "transformer.")) for name in weights)
     assert any(not torch.equal(tensor, read_weights(first / "train")[name]) for name, tensor in weights.items())
     kept = chains(first)
     latents = [tensor for name, tensor in kept.items() if name.endswith("/latents")]
