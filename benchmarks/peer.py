@@ -22,7 +22,7 @@ from diffpref.counting.steps import BETA
 from diffpref.data.decode import decode
 from diffpref.data.framing import to_square
 from diffpref.data.rows import Preferences
-from diffpref.demo.embedded import embedded
+from diffpref.files.embedded import embedded
 from diffpref.probe import forward_probe
 from diffpref.run.randomness import index_at
 from diffpref.sources.dataset import Dataset

@@ -29,7 +29,7 @@ BATCH = 16
 
 def settings(captions: list[str], folder: Path) -> Any:
     """The labelling run: one generator, one reward, lists."""
-    from diffpref.demo.embedded import embedded
+    from diffpref.files.embedded import embedded
     from diffpref.label.settings import from_mapping
 
     (folder / "prompts.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
@@ -66,7 +66,7 @@ def bare(captions: list[str]) -> tuple[Seconds, list[Image.Image], Any]:
     """Seconds of loading, drawing and scoring, with nothing around them; pictures and reward."""
     from diffusers import StableDiffusionXLPipeline
 
-    from diffpref.demo.embedded import embedded
+    from diffpref.files.embedded import embedded
     from diffpref.rewards import find_reward
 
     jobs = [(caption, place) for place, caption in enumerate(caption for caption in captions for _ in range(SAMPLES))]
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     from diffpref.data.prompts import read_prompts
-    from diffpref.demo.embedded import embedded
+    from diffpref.files.embedded import embedded
     from diffpref.label.engine import label
     from diffpref.run.quiet import quiet_libraries
 

@@ -69,7 +69,7 @@ def draw(model: Path, tuned: Path | None, captions: list[str], config: Any) -> l
 
 def settings(backbone: str, method: str, seed: int, output: Path) -> Any:
     """The method's config on this backbone, as it is, with a seed and a folder."""
-    from diffpref.demo.embedded import embedded
+    from diffpref.files.embedded import embedded
     from diffpref.training.settings import from_mapping, from_yaml
 
     base = from_yaml(embedded(f"configs/{backbone}/{method}.yaml"))
@@ -91,8 +91,8 @@ def judge(config: Any, tuned: Path, folder: Path, split: str, count: int) -> dic
     from diffpref.data.decode import decode
     from diffpref.data.preferences import read_preferences
     from diffpref.demo.compare import compare_hands
-    from diffpref.demo.embedded import embedded
     from diffpref.demo.judge import Judge, to_batch
+    from diffpref.files.embedded import embedded
 
     rows = read_preferences(embedded(f"assets/emoji-pairs/{split}.parquet"))
     real = [decode(row.images[row.scores.index(max(row.scores))]) for row in rows]

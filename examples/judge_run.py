@@ -21,8 +21,8 @@ def main() -> None:
     from diffpref.data.decode import decode
     from diffpref.data.preferences import read_preferences
     from diffpref.demo.compare import compare_hands
-    from diffpref.demo.embedded import embedded
     from diffpref.demo.judge import Judge
+    from diffpref.files.embedded import embedded
     from diffpref.report.grid import side_by_side
     from diffpref.run.quiet import quiet_libraries
     from diffpref.training.settings import from_yaml

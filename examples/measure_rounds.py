@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DModel
 
-from diffpref.demo.embedded import embedded
 from diffpref.evaluate.measure import find_measure
 from diffpref.files import atomic
+from diffpref.files.embedded import embedded
 from diffpref.pipelines.edm import EDMPipeline
 
 CLASSES = 10

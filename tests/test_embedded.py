@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-import diffpref.demo.embedded
-from diffpref.demo.embedded import embedded
+import diffpref.files.embedded
+from diffpref.files.embedded import embedded
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,6 +21,9 @@ EMBEDDED = (
     "assets/tiny-clip",
     "assets/fashion-classifier",
     "configs",
+    # Named by configs.
+    "examples/compressible.py",
+    "examples/fashion_classes.txt",
 )
 
 
@@ -42,7 +45,7 @@ def test_an_installed_package_looks_inside_itself(tmp_path: Path, monkeypatch: p
     (package / "_embedded" / "configs").mkdir(parents=True)
     # Another project's folder beside the package must not be taken for ours.
     (package.parent / "assets").mkdir()
-    monkeypatch.setattr(diffpref.demo.embedded, "PACKAGE", package)
+    monkeypatch.setattr(diffpref.files.embedded, "PACKAGE", package)
     assert embedded("configs") == package / "_embedded" / "configs"
     with pytest.raises(ValueError, match="_embedded"):
         embedded("assets")

@@ -91,7 +91,7 @@ def test_help_loads_nothing() -> None:
 
 LOW = {
     "files": set(),
-    "settings": set(),
+    "settings": {"files"},
     "report": {"files"},
     "run": {"files", "report"},
     "probes": {"files", "run", "settings"},

@@ -143,6 +143,10 @@ class Family(Kind, Protocol):
 
     step: StepRule
     """The stochastic sampler of on-policy chains."""
+    pipeline: str
+    """The class that a user loads the pipeline with, like "diffusers:DiffusionPipeline"."""
+    call: str
+    """Python that draws with this pipeline, named `pipe`, with the place {prompt}."""
 
     @property
     def checkpoint(self) -> Checkpoint: ...

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffpref.backbones.weight_files import find_file, refuse_pickle, shards_of
+from diffpref.files.hub import may_be_hub_name, missing_path, stay_local_if_unreachable
 
 STEMS = ("diffusion_pytorch_model", "model")
 WEIGHTS = f"{STEMS[0]}.safetensors"
@@ -79,8 +80,11 @@ def pipeline_class(checkpoint: Checkpoint) -> str:
         if not index.is_file():
             raise ValueError(f"{source} is no diffusers pipeline: it has no model_index.json. Give its parent folder?")
         return json.loads(index.read_text())["_class_name"]
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise ValueError(f"{source}: no such folder, and no name on the hub (OWNER/NAME). Check the path.")
+    if not may_be_hub_name(source):
+        raise ValueError(
+            f"{source}: no such folder, and no name on the hub (OWNER/NAME): {missing_path(source)}. Check the path."
+        )
+    stay_local_if_unreachable()
     from diffusers import DiffusionPipeline
 
     from diffpref.backbones.loading import read_config

@@ -25,7 +25,7 @@ from diffpref.transition import Ancestral, StepRule
 from diffpref.types import Cond
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EDMPath(GaussianPath):
     """The EDM path together with the noise that its network was trained for."""
 
@@ -88,6 +88,8 @@ class EDM:
     lora_targets: ClassVar[tuple[str, ...]] = ()
     side: ClassVar[int] = 1
     step: ClassVar[StepRule] = Ancestral()
+    pipeline: ClassVar[str] = "diffpref.pipelines.edm:EDMPipeline"
+    call: ClassVar[str] = "pipe()"
 
     @classmethod
     def open(cls, checkpoint: Checkpoint, times: Times, resolution: int) -> "EDM":

@@ -112,6 +112,8 @@ class SD3:
     )
     side: ClassVar[int] = 16
     step: ClassVar[StepRule] = FlowSDE()
+    pipeline: ClassVar[str] = "diffusers:DiffusionPipeline"
+    call: ClassVar[str] = "pipe({prompt})"
 
     @classmethod
     def open(cls, checkpoint: Checkpoint, times: Times, resolution: int) -> "SD3":

@@ -61,6 +61,8 @@ class UNetFamily(ABC):
     lora_targets: ClassVar[tuple[str, ...]] = ("to_k", "to_q", "to_v", "to_out.0")
     side: ClassVar[int] = 8
     step: ClassVar[StepRule] = Ancestral()
+    pipeline: ClassVar[str] = "diffusers:DiffusionPipeline"
+    call: ClassVar[str] = "pipe({prompt})"
 
     @classmethod
     def open(cls: type[Own], checkpoint: Checkpoint, times: Times, resolution: int) -> Own:

@@ -64,8 +64,8 @@ class _Own:
 
 
 def _judge() -> Features:
-    from diffpref.demo.embedded import embedded
     from diffpref.demo.judge import Judge, to_batch
+    from diffpref.files.embedded import embedded
 
     judge = Judge.load(embedded("assets/judge"))
     return lambda images: judge.features(to_batch(images))

@@ -11,6 +11,8 @@ from diffpref.data.synonyms import two_sides
 
 FOLDERS = (("w", "l"), ("chosen", "rejected"))
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+CAPTION_SUFFIXES = (".txt", ".caption")
+"""Of a file that holds the caption of the image of the same name; kohya's scripts write .caption."""
 CAPTION_FILES = ("captions.json", "captions.csv", "metadata.jsonl", "metadata.csv")
 _NAME_COLUMNS = ("file_name", "file", "image", "name", "stem")
 _TEXT_COLUMNS = ("text", "caption", "prompt")
@@ -94,7 +96,8 @@ def _text(path: Path) -> str:
 
 
 def _caption(stem: str, root: Path, folders: tuple[Path, Path], listed: dict[str, str]) -> str:
-    files = [path for path in (folder / f"{stem}.txt" for folder in (*folders, root)) if path.is_file()]
+    places = (folder / f"{stem}{suffix}" for folder in (*folders, root) for suffix in CAPTION_SUFFIXES)
+    files = [path for path in places if path.is_file()]
     texts = {_text(path): path for path in files}
     if len(texts) > 1:
         raise BadRow("two captions", f"{' and '.join(map(str, texts.values()))} differ: a pair has one caption.")

@@ -46,7 +46,7 @@ ACCEPTED = (
     *(known.form for known in FOLDER_FORMATS),
     "a .parquet, .json, .jsonl, .csv or .tar file, a folder of them, a saved data set or one on the hub, with the "
     "columns image and label, text, caption or prompt",
-    "a folder of images, each with a caption in a .txt file of its name, or without",
+    "a folder of images, each with a caption in a .txt or .caption file of its name, or without",
     "preference data, of which the best image of each row is taken",
 )
 IMAGE_COLUMNS = ("image", "img")
@@ -162,7 +162,7 @@ def _caption(cells: Cells) -> Choice:
 
 def _read_folder(root: Path, split: str, max_rows: int | None) -> Preferences:
     """Images in a folder, captions next to them or in a caption file, "" where there is none."""
-    from diffpref.data.folders import IMAGE_SUFFIXES, images_in, listed_captions
+    from diffpref.data.folders import CAPTION_SUFFIXES, IMAGE_SUFFIXES, images_in, listed_captions
 
     if not root.is_dir() or not any(file.suffix.lower() in IMAGE_SUFFIXES for file in _files(root)):
         raise ValueError(f"{root} holds no images of a known form. {_accepted()}")
@@ -174,7 +174,8 @@ def _read_folder(root: Path, split: str, max_rows: int | None) -> Preferences:
     listed = listed_captions(root, (root, root))
     rows: list[Row] = []
     for stem, image in list(images_in(root).items())[:max_rows]:
-        text_file = image.with_suffix(".txt")
+        places = [image.with_suffix(suffix) for suffix in CAPTION_SUFFIXES]
+        text_file = next((path for path in places if path.is_file()), places[0])
         try:
             caption = text_file.read_text(encoding="utf-8-sig") if text_file.is_file() else listed.get(stem, "")
         except UnicodeDecodeError as problem:

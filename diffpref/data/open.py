@@ -7,10 +7,11 @@ from typing import Any
 
 import datasets
 
+from diffpref.files.hub import may_be_hub_name, missing_path, stay_local_if_unreachable
+
 # File suffix -> the builder of `datasets` that reads it.
 BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tar": "webdataset"}
 _NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SPLITS = {"train": "train|training", "validation": "validation|valid|val|dev", "test": "test|testing|eval"}
 
 
@@ -113,8 +114,11 @@ def _saved(path: Path, split: str) -> OpenTable:
 
 
 def _hub(name: str, split: str, revision: str | None) -> OpenTable:
-    if not _HUB_NAME.fullmatch(name) or Path(name).suffix in BUILDERS or name.startswith("."):
-        raise ValueError(f"{name} does not exist: check the path (a hub data set is named OWNER/NAME).")
+    if not may_be_hub_name(name) or Path(name).suffix in BUILDERS:
+        raise ValueError(
+            f"{name} does not exist: {missing_path(name)}. Check the path (a hub data set is named OWNER/NAME)."
+        )
+    stay_local_if_unreachable()
     try:
         dataset = datasets.load_dataset(name, split=split, revision=revision)
     except Exception as problem:  # hub, network and builder errors have no common class

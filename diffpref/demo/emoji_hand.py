@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diffpref.demo.embedded import embedded
 from diffpref.files import atomic
+from diffpref.files.embedded import embedded
 from diffpref.rewards.checkpoint import versions
 
 SIZE = 64

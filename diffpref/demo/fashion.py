@@ -14,8 +14,8 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffpref.demo.embedded import embedded
 from diffpref.evaluate.statistics import frechet_distance
+from diffpref.files.embedded import embedded
 
 FOLDER = "assets/fashion-classifier"
 _CHUNK = 500

@@ -41,7 +41,7 @@ class Quickstart:
 
 def settings(options: Quickstart) -> "TrainConfig":
     """The training settings: the config of the adapter, with this installation's paths."""
-    from diffpref.demo.embedded import embedded
+    from diffpref.files.embedded import embedded
     from diffpref.training.settings import from_mapping, from_yaml
 
     base = from_yaml(embedded(CONFIGS[options.adapter]))
@@ -107,8 +107,8 @@ def main(arguments: list[str]) -> int:
     from diffpref.data.decode import decode
     from diffpref.data.preferences import read_preferences
     from diffpref.demo.compare import compare_hands
-    from diffpref.demo.embedded import embedded
     from diffpref.demo.judge import Judge
+    from diffpref.files.embedded import embedded
     from diffpref.training.loop import train
     from diffpref.training.prepare import check_output
 

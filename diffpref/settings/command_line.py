@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from diffpref.settings.axis import OWN
+from diffpref.settings.named import read_config
 from diffpref.settings.record import Reader
 from diffpref.settings.typed import plain
 
@@ -26,7 +27,7 @@ class Given:
 def parse(
     reader: Reader[T], arguments: Sequence[str], *, prog: str, description: str, example: str, needs_file: bool = False
 ) -> T:
-    """The record of a command line.
+    """The record of a command line, whose --config may be the name of one that comes with the package.
 
     A true-or-false flag may stand alone for true, as in the diffusers scripts: `--gradient_checkpointing`. `--help`
     shows the choices, and the flags of what the file and the command line have chosen.
@@ -42,7 +43,10 @@ def parse(
     asks_help = bool({"-h", "--help"} & set(given.rest))
     if needs_file and given.config is None and not asks_help:
         raise ValueError(f"--config needs a YAML file: --config {example}.")
-    base: T | None = None if given.config is None else reader.from_yaml(given.config)
+    base: T | None = None
+    if given.config is not None:
+        values, file = read_config(given.config)
+        base = reader.from_mapping(values, str(file))
     where = ", ".join(f"--{key}" for key in given.choices) or "the command line"
     if base is not None or not needs_file:
         base = reader.from_mapping(given.choices, where, base)
@@ -121,7 +125,13 @@ def _flags(reader: Reader[T], chosen: Mapping[str, type], groups: Mapping[str, A
 
     tyro reads it; the choices were taken from the command line before, and stand here for --help alone."""
 
-    choices: list[Any] = [("config", _shown(Path | None, "A YAML file of these keys; flags go over it."), None)]
+    choices: list[Any] = [
+        (
+            "config",
+            _shown(Path | None, "A YAML file of these keys, or a name like tiny-sdxl/dpo; flags go over it."),
+            None,
+        )
+    ]
     for part in reader.parts:
         if part.axis is not None:
             now = part.axis.name_of(chosen[part.name])

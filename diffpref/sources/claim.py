@@ -7,9 +7,13 @@ from pathlib import Path
 import yaml
 
 from diffpref.files import atomic
+from diffpref.run.done import MARKER
 from diffpref.training.prepare import OUTPUTS
 
-FREE = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "rounds", "report_to", "tracker_name")
+FREE = (
+    *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "rounds", "report_to", "tracker_name"),
+    *("push_to_hub", "hub_model_id", "hub_private_repo"),
+)
 """Settings that may change between a start and the next."""
 
 
@@ -40,6 +44,7 @@ def claim(folder: Path, settings: Mapping[str, object], *, overwrite: bool, main
             )
     if main:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).unlink(missing_ok=True)
         atomic.write_text(kept, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
     return folder
 

@@ -3,21 +3,32 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 
+from diffpref.backbones import Checkpoint
 from diffpref.backbones.adapters import Words
 from diffpref.report.grid import side_by_side
 from diffpref.training.report import read_pairs
 
 SHOWN, SIDE = 6, 320  # pairs in the picture, and their largest side in pixels
 
+SNIPPET = """\
+import torch
+from diffusers import {classes}
+{own}
+folder = {folder}  # this folder, or its name on the hub
+device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
+{network}pipe = {pipeline}.from_pretrained({base}, {options}dtype=dtype).to(device)
+{load}image = {call}.images[0]
+"""
 BODY = """\
 # {title}
 
-{what} `{base_model}`, trained on preferences with {method} by diffpref.
+{what} {base}, trained on preferences with {method} by diffpref.
 
 {pictures}## Use it
 
@@ -38,10 +49,22 @@ The settings are in `config.yaml`, the curves in `report.html`.
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What a result is loaded on, and how its user draws; the fields are a family's."""
+
+    checkpoint: Checkpoint
+    component: str
+    pipeline: str
+    call: str
+    absent: Sequence[str] = ()
+    """Parts that the pipeline does without, as SD3 without T5: it wants to be told, though its index says so."""
+
+
 def write_card(
     run: Path,
     *,
-    base_model: str,
+    base: Base,
     method: str,
     objective: Mapping[str, object],
     dataset: str,
@@ -53,7 +76,8 @@ def write_card(
     """Writes README.md into the run directory, and samples/before-after.png where samples/pairs has pictures.
 
     Args:
-        base_model: a name on the hub, or a folder; only a name on the hub goes into the metadata.
+        run: as the user has named it: the card's Python runs where the training was started.
+        base: only what has a name on the hub goes into the metadata.
         adapter: the choice by name.
         words: what is said of a result of it.
         objective: the method's hyperparameters by name.
@@ -61,6 +85,10 @@ def write_card(
         prompt: an example for the usage snippet.
         versions: of the packages that touch the result, by name.
     """
+    source, weights = base.checkpoint.source, base.checkpoint.network_weights
+    # A LoRA belongs to the network that it was trained over; a whole network replaces it.
+    over = None if weights is None or not words.load else str(weights)
+    base_model = over or source
     data = ModelCardData(
         library_name="diffusers",
         pipeline_tag="text-to-image",
@@ -70,21 +98,51 @@ def write_card(
         tags=_tags(method, words.tags),
     )
     settings = {"method": method, "data": dataset, "adapter": adapter, **objective}
-    network = "transformer" if (run / "transformer").is_dir() else "unet"
-    usage = words.usage.format(
-        folder=_quote(run.resolve().name), base_model=_quote(base_model), prompt=_quote(prompt), network=network
-    )
     body = BODY.format(
         title=run.resolve().name,
         what=words.what,
-        base_model=base_model,
+        base=f"`{source}`" if over is None else f"`{source}` with the network of `{over}`",
         method=method,
         pictures=_pictures(run / "samples"),
-        usage=usage,
+        usage=snippet(run, base, words, prompt),
         rows="\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in settings.items()),
         versions=", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
     )
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}").save(run / "README.md")
+
+
+def snippet(run: Path, base: Base, words: Words, prompt: str) -> str:
+    """Python that loads the result on the base that it was trained over, and draws the prompt."""
+    checkpoint = base.checkpoint
+    module, _, pipeline = base.pipeline.partition(":")
+    of_diffusers = module == "diffusers"
+    network = _network(base, words)
+    options = {"revision": checkpoint.revision, "variant": checkpoint.variant}
+    given = f"{base.component}=network, " if network else ""
+    given += "".join(f"{name}={_quote(value)}, " for name, value in options.items() if value is not None)
+    given += "".join(f"{name}=None, " for name in base.absent)
+    return SNIPPET.format(
+        classes=", ".join(["AutoModel"] * bool(network) + [pipeline] * of_diffusers),
+        own="" if of_diffusers else f"from {module} import {pipeline}\n",
+        folder=_quote(str(run)),
+        network=network,
+        pipeline=pipeline,
+        base=_quote(checkpoint.source),
+        options=given,
+        load=words.load,
+        call=base.call.format(prompt=_quote(prompt)),
+    )
+
+
+def _network(base: Base, words: Words) -> str:
+    """The line that loads a network other than the pipeline's own: the result, or what a LoRA was trained over."""
+    weights = base.checkpoint.network_weights
+    if words.load and weights is None:
+        return ""
+    whole = not words.load or (Path(str(weights)) / base.component).is_dir()
+    subfolder = f'subfolder="{base.component}", ' if whole else ""
+    place = _quote(str(weights)) if words.load else "folder"
+    return f"network = AutoModel.from_pretrained({place}, {subfolder}dtype=dtype)\n"
 
 
 def _pictures(samples: Path) -> str:

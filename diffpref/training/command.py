@@ -15,5 +15,6 @@ def main(arguments: list[str]) -> int:
     from accelerate import PartialState
 
     PartialState().destroy_process_group()
-    print(f"done: {folder / 'report.html' if (folder / 'report.html').is_file() else folder}")
+    report = folder / "report.html"
+    print(f"done: {config.run.output_dir}" + (f", {report}" if report.is_file() else ""))
     return 0

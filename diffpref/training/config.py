@@ -16,7 +16,7 @@ from diffpref.probes import PROBES, Forward, ProbeChoice
 from diffpref.settings.axis import Axis
 from diffpref.sources import SOURCES
 from diffpref.sources.dataset import Dataset
-from diffpref.training.groups import Average, Data, LossEngine, Model, Optimization, Run, Validation
+from diffpref.training.groups import Average, Data, Hub, LossEngine, Model, Optimization, Run, Validation
 from diffpref.training.optimizers import OPTIMIZERS, AdamW, Optimizer
 from diffpref.training.rounds import Source
 from diffpref.types import Objective
@@ -48,6 +48,7 @@ class TrainConfig:
     mode: Annotated[Mode | Auto, Axis("loss_mode", LOSS_MODES)] = field(default_factory=Auto)
     engine: LossEngine = field(default_factory=LossEngine)
     validation: Validation = field(default_factory=Validation)
+    hub: Hub = field(default_factory=Hub)
 
 
 ALIASES: Mapping[str, str] = {

@@ -124,6 +124,18 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Hub:
+    """Where a finished run is put on the Hugging Face hub. The token comes from `hf auth login` or HF_TOKEN."""
+
+    push_to_hub: bool = False
+    """Put the output directory on the hub when the run is done, without checkpoints and caches."""
+    hub_model_id: str | None = None
+    """The name of its page, OWNER/NAME or NAME; by default that of the output directory."""
+    hub_private_repo: bool = False
+    """A page that is made for it is private."""
+
+
+@dataclass(frozen=True)
 class LossEngine:
     """What a step's gradient may take, and where the reference's errors come from."""
 

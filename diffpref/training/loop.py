@@ -24,6 +24,7 @@ from diffpref.training import prepare
 from diffpref.training.alarms import alarms_of
 from diffpref.training.config import TrainConfig
 from diffpref.training.engine import Works
+from diffpref.training.finish import finish, open_page_of
 from diffpref.training.learner import build_learner
 from diffpref.training.measures import measures_of
 from diffpref.training.meter import Meter
@@ -38,7 +39,9 @@ from diffpref.training.stream import Drawing, Feed, Share
 
 
 def train(config: TrainConfig, *, say: Say = print) -> Path:
-    """Run the training that the settings describe, and return the folder of its result.
+    """Run the training that the settings describe, and return the folder that its result was written to.
+
+    The output directory holds the result either way; of a run in rounds the returned one is a folder inside.
 
     Raises:
         ValueError: settings, data or a checkpoint that cannot work; before the first step, naming what and the remedy.
@@ -50,11 +53,13 @@ def train(config: TrainConfig, *, say: Say = print) -> Path:
     config.adapter.check(basis.family)
     for line in (*check_start(basis.family), *config.adapter.check_start(basis.family)):
         say(line)
+    page = open_page_of(config.hub, config.run.output_dir)
     rounds = config.source.each_round(basis, to_mapping(config))
     while True:
         try:
             asked = next(rounds)
         except StopIteration as finished:
+            finish(basis, finished.value, page, to_mapping(config))
             return finished.value
         fit(config, asked, trackers)
 
@@ -176,8 +181,7 @@ def fit(config: TrainConfig, asked: Round, trackers: list[str]) -> None:
     )
     steps.take(engine, ready.feed(first, last), first)
     if accelerator.is_main_process:
-        prompt = next(iter(config.validation.validation_prompts), "")
-        save_output(steps.learner, basis.family, config.objective, flat, run.output_dir, prompt)
+        save_output(steps.learner, basis.family, config.objective, flat, run.output_dir, basis.prompt)
         write_report(run.output_dir)
         mark_done(run.output_dir, steps=last)
     # Not `end_training`: it ends the process group too, which rounds go on using.

@@ -1,12 +1,19 @@
 """What a run leaves for its user: weights that stock diffusers loads, and a model card."""
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from diffusers import DiffusionPipeline
+
 from diffpref.backbones import Family
+from diffpref.backbones.adapters import Adapter
+from diffpref.backbones.loading import read_config
+from diffpref.files import atomic
 from diffpref.run.environment import versions
 from diffpref.settings.record import fields_of
-from diffpref.training.card import write_card
+from diffpref.training.card import Base, write_card
 from diffpref.training.learner import Learner
 from diffpref.types import Objective
 
@@ -24,14 +31,56 @@ def save_output(
     """
     with learner.averaged():
         learner.adapter.save(learner.network, family, folder)
+    describe_output(learner.adapter, family, objective, settings, folder, prompt)
+
+
+def describe_output(
+    adapter: Adapter, family: Family, objective: Objective, settings: Mapping[str, object], folder: Path, prompt: str
+) -> None:
+    """Write README.md for the weights that are in the folder; see `save_output`."""
     write_card(
         folder,
-        base_model=family.checkpoint.source,
+        base=Base(
+            checkpoint=family.checkpoint,
+            component=family.component,
+            pipeline=family.pipeline,
+            call=family.call,
+            absent=_absent(family),
+        ),
         method=str(settings["objective"]),
         objective=fields_of(objective),
         dataset=str(settings["dataset_name"]),
         adapter=str(settings["adapter"]),
-        words=learner.adapter.words,
+        words=adapter.words,
         prompt=prompt,
         versions=versions(),
     )
+
+
+def _absent(family: Family) -> list[str]:
+    """Text encoders and their tokenizers that the pipeline's index has without a class."""
+    index = read_config(DiffusionPipeline, family.checkpoint)
+    return [name for name, kind in index.items() if name.startswith(("text_", "token")) and kind == [None, None]]
+
+
+def put_weights(result: Path, folder: Path, component: str) -> None:
+    """Let the folder hold the weights of another one too: as links, where the disk has them, so that no byte is twice.
+
+    Args:
+        component: the pipeline's folder of the network that was trained.
+    """
+    for path in result.glob("*.safetensors"):
+        with atomic.replacing(folder / path.name) as temporary:
+            _link(path, temporary)
+    if (result / component).is_dir():
+        with atomic.new_folder(folder / component) as new:
+            for path in (result / component).iterdir():
+                _link(path, new / path.name)
+
+
+def _link(path: Path, target: Path) -> None:
+    """A second name of the file, or a copy where the disk has no links."""
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copyfile(path, target)

@@ -116,9 +116,9 @@ def load_policy(
     config = from_yaml(
         next(p for p in (result / "config.yaml", result.parent / "train" / "config.yaml") if p.is_file())
     )
-    place = (
-        torch.device(device) if device is not None else torch.accelerator.current_accelerator() or torch.device("cpu")
-    )
+    # A torch that is built for a GPU names one, also on a machine that has none.
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    place = torch.device(device) if device is not None else accelerator or torch.device("cpu")
     base = open_base(config.model, config.times, resolution=config.data.resolution)
     adapter, weights = config.adapter.continued(result, base.checkpoint.network_weights)
     network = with_weights(base, weights).load_network(dtype).to(place)

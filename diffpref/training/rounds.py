@@ -33,6 +33,11 @@ class Basis:
     validation: Validation
     say: Say
 
+    @property
+    def prompt(self) -> str:
+        """An example for people; may be empty."""
+        return next(iter(self.validation.validation_prompts), "")
+
     def after(self, output: Path | None) -> "Basis":
         """The basis of a round that goes on from another round's output folder; None for the base model."""
         if output is None:

@@ -1,8 +1,7 @@
 """The file of a LoRA in every reader: diffusers, ComfyUI's and A1111's tables of names, and our own.
 
-ComfyUI merges: it takes from a file what stands under the names of its table, alpha / rank of up @ down. The tables
-here are built by numbers from the published layout of each network, not from the names that the file has.
-"""
+ComfyUI merges alpha / rank of up @ down of what stands under the names of its table. The tables here are built by
+numbers from the published layout of each network."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,14 +23,14 @@ from torch import Tensor
 
 from diffpref.backbones import Checkpoint, Family, Times, open_backbone
 from diffpref.backbones.adapters import LoRA
-from diffpref.backbones.adapters.lora import ADAPTER, LORA_FILE, attach_lora, lora_state, trainable
+from diffpref.backbones.adapters.kohya import by_pefts_names, lora_scales
+from diffpref.backbones.adapters.lora import ADAPTER, LORA_FILE, attach_lora, load_lora_state, lora_state, trainable
 from diffpref.backbones.sd3 import SD3
 from diffpref.backbones.sd15 import SD15
 from diffpref.backbones.sdxl import SDXL
 from diffpref.counting.architectures import SD35_TRANSFORMER, SDXL_UNET
-from tests import small_sd3, small_sd15, small_sdxl
+from tests import lora_table, small_sd3, small_sd15, small_sdxl
 
-PARTS = tuple(f"attn{n}.{part}" for n in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out.0"))
 SD15_UNET: Mapping[str, Any] = {"cross_attention_dim": 768}
 WORLDS: Mapping[str, Any] = {
     "sdxl": (small_sdxl, StableDiffusionPipeline),
@@ -42,32 +41,6 @@ WORLDS: Mapping[str, Any] = {
 
 def normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def unet_table(config: Mapping[str, Any]) -> dict[str, str]:
-    """kohya's name of each attention projection -> its layer in the original code of Stable Diffusion."""
-    each, width = config.get("layers_per_block", 2), len(config["block_out_channels"])
-    depth = config.get("transformer_layers_per_block", 1)
-    depths = depth if isinstance(depth, list | tuple) else [depth] * width
-    places = [("mid_block_attentions_0", "middle_block.1", depths[-1])]
-    for i, kind in enumerate(config["down_block_types"]):
-        if kind.startswith("CrossAttn"):
-            places += [
-                (f"down_blocks_{i}_attentions_{j}", f"input_blocks.{1 + i * (each + 1) + j}.1", depths[i])
-                for j in range(each)
-            ]
-    for i, kind in enumerate(config["up_block_types"]):
-        if kind.startswith("CrossAttn"):
-            places += [
-                (f"up_blocks_{i}_attentions_{j}", f"output_blocks.{i * (each + 1) + j}.1", depths[width - 1 - i])
-                for j in range(each + 1)
-            ]
-    return {
-        f"lora_unet_{ours}_transformer_blocks_{t}_{part.replace('.', '_')}": f"{original}.transformer_blocks.{t}.{part}"
-        for ours, original, count in places
-        for t in range(count)
-        for part in PARTS
-    }
 
 
 @pytest.mark.parametrize(
@@ -82,7 +55,7 @@ def test_every_layer_of_the_published_networks_has_a_name_in_the_tables(
     _only_the_lora(network)
     family(Checkpoint("")).save_lora(network, tmp_path)
     names = {name.partition(".")[0] for name in load_file(tmp_path / LORA_FILE)}
-    table = unet_table(network.config)
+    table = lora_table.unet_table(network.config)
     assert names == set(table) and len(set(table.values())) == layers
 
 
@@ -131,11 +104,11 @@ def sdxl(opened: Mapping[str, Family]) -> Family:
     return opened["sdxl"]
 
 
-def trained(family: Family, *, alpha: int = 4, rank: int = 4) -> Any:
+def trained(family: Family, *, alpha: int = 4) -> Any:
     """The family's network with a LoRA that does something."""
     network: Any = family.load_network(torch.float32)
     network.requires_grad_(False)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(family.lora_targets))
+    config = LoraConfig(r=4, lora_alpha=alpha, target_modules=list(family.lora_targets))
     network.add_adapter(config, adapter_name=ADAPTER)
     for place, parameter in enumerate(trainable(network)):
         parameter.data = 0.3 * normal(*parameter.shape, seed=place)
@@ -186,17 +159,22 @@ def test_diffusers_reads_it_as_the_file_that_it_writes_itself(family: Family, wo
     family.save_lora(network, tmp_path)
     layers = {f"{family.component}_lora_layers": dict(lora_state(network))}
     kind.save_lora_weights(tmp_path / "own", **layers)
-    answers = []
-    for folder in (tmp_path, tmp_path / "own"):
-        pipeline = stock(family)
-        pipeline.load_lora_weights(folder)
-        answers.append(answer(family, getattr(pipeline, family.component)))
-    assert torch.equal(*answers)
-    torch.testing.assert_close(answers[0], answer(family, network), atol=1e-6, rtol=1e-6)
+    found = by_diffusers(family, tmp_path)
+    assert torch.equal(found, by_diffusers(family, tmp_path / "own"))
+    torch.testing.assert_close(found, answer(family, network), atol=1e-6, rtol=1e-6)
+    louder = trained(family, alpha=8)
+    family.save_lora(louder, tmp_path)
+    torch.testing.assert_close(by_diffusers(family, tmp_path), answer(family, louder), atol=1e-5, rtol=1e-5)
+
+
+def by_diffusers(family: Family, folder: Path) -> Tensor:
+    """What the stock pipeline's network answers with the LoRA of the folder."""
+    pipeline = stock(family)
+    pipeline.load_lora_weights(folder)
+    return answer(family, getattr(pipeline, family.component))
 
 
 def stock(family: Family) -> Any:
-    """The family's pipeline as a user loads it."""
     absent: Any = {"text_encoder_3": None, "tokenizer_3": None} if isinstance(family, SD3) else {}
     return DiffusionPipeline.from_pretrained(family.checkpoint.source, **absent)
 
@@ -216,6 +194,10 @@ def test_kohyas_alpha_is_read(sdxl: Family, tmp_path: Path) -> None:
     again: Any = sdxl.load_network(torch.float32)
     LoRA(rank=4, adapter_weights=tmp_path / LORA_FILE, lora_backend="peft").attach(again, sdxl, seed=7)
     torch.testing.assert_close(answer(sdxl, again), answer(sdxl, network), atol=1e-6, rtol=1e-6)
+    # A network whose own scale is 4 takes half of what stands for a scale of 2.
+    there = trained(sdxl, alpha=16)
+    load_lora_state(there, by_pefts_names(load_file(tmp_path / LORA_FILE), lora_scales(there, ADAPTER)))
+    torch.testing.assert_close(answer(sdxl, there), answer(sdxl, network), atol=1e-5, rtol=1e-5)
 
 
 def test_a_file_by_pefts_names_of_an_older_run_is_read(sdxl: Family, tmp_path: Path) -> None:
@@ -244,6 +226,4 @@ def test_other_layers_than_attention_go_the_same_way(sdxl: Family, targets: tupl
     for place, parameter in enumerate(trainable(network)):
         parameter.data = 0.3 * normal(*parameter.shape, seed=place)
     sdxl.save_lora(network.eval(), tmp_path)
-    pipeline = stock(sdxl)
-    pipeline.load_lora_weights(tmp_path)
-    torch.testing.assert_close(answer(sdxl, pipeline.unet), answer(sdxl, network), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(by_diffusers(sdxl, tmp_path), answer(sdxl, network), atol=1e-5, rtol=1e-5)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffpref.data.decode import decode
+from diffpref.data.images import read_images
 from diffpref.data.preferences import read_preferences
 
 
@@ -48,6 +49,22 @@ def test_folders_of_better_and_worse(tmp_path: Path, image_bytes, names: tuple[s
     )
     assert decode(rows[1].images[1]).getpixel((0, 0)) == (11, 11, 11)
     assert rows[0].where == f"folder {names[0]}/cat.jpg"
+
+
+def test_captions_in_files_of_kohyas_ending(tmp_path: Path, image_bytes) -> None:
+    root = folder(tmp_path / "my", image_bytes, stems=("cat", "dog"))
+    (root / "captions.json").write_text('{"cat": "listed"}')
+    (root / "w" / "cat.caption").write_text("a cat\n")
+    (root / "dog.caption").write_text("a dog")
+    assert [row.prompt for row in read_preferences(root)] == ["a cat", "a dog"]
+    (root / "l" / "dog.txt").write_text("another dog")
+    with pytest.raises(ValueError, match=r"l/dog.txt and .*my/dog.caption differ: a pair has one caption"):
+        read_preferences(root)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "fox.png").write_bytes(image_bytes(1))
+    (alone / "fox.caption").write_text("a fox")
+    assert [row.prompt for row in read_images(str(alone))] == ["a fox"]
 
 
 def test_folder_mistakes_name_the_file(tmp_path: Path, image_bytes) -> None:

@@ -68,7 +68,9 @@ def test_saved_data_sets(tmp_path: Path, image_bytes) -> None:
 
 def test_what_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for missing in ("nothing.parquet", "nothing", str(tmp_path / "x" / "y"), "./a/b", "data/pairs.parquet"):
-        with pytest.raises(ValueError, match=r"does not exist: check the path \(a hub data set is named OWNER/NAME\)"):
+        with pytest.raises(
+            ValueError, match=r"does not exist: there is no .* Check the path \(a hub data set is named OWNER/NAME\)"
+        ):
             read_preferences(missing)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffpref.demo import quickstart
-from diffpref.demo.embedded import embedded
+from diffpref.files.embedded import embedded
 from diffpref.training.loop import train
 from diffpref.training.settings import from_mapping, from_yaml
 

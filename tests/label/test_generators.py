@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffpref.demo.embedded import embedded
+from diffpref.files.embedded import embedded
 from diffpref.label.entries import GeneratorSettings
 from diffpref.label.generators import Generator
 from diffpref.label.generators.function import FunctionGenerator

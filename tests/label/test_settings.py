@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffpref.demo.embedded import embedded
+from diffpref.files.embedded import embedded
 from diffpref.label.executors.local import Local
 from diffpref.label.executors.ranks import Ranks
 from diffpref.label.executors.ray import Ray

@@ -8,9 +8,9 @@ import torch
 from diffpref.data.decode import decode
 from diffpref.data.preferences import read_preferences
 from diffpref.demo.compare import compare_hands
-from diffpref.demo.embedded import embedded
 from diffpref.demo.judge import Judge
 from diffpref.demo.quickstart import draw
+from diffpref.files.embedded import embedded
 from diffpref.label.engine import label
 from diffpref.label.settings import from_mapping as label_from_mapping
 from diffpref.label.settings import from_yaml as label_from_yaml

@@ -8,7 +8,7 @@ import torch
 
 from diffpref.data.decode import decode
 from diffpref.data.preferences import read_preferences
-from diffpref.demo.embedded import embedded
+from diffpref.files.embedded import embedded
 from diffpref.rewards import REWARDS, find_reward
 
 ASSETS = Path(__file__).parents[2] / "assets"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from diffpref.backbones.adapters.full import Full
-from diffpref.demo.embedded import embedded
+from diffpref.files.embedded import embedded
 from diffpref.objectives import D3PO, DDO, DPO, RankDPO, SmPO
 from diffpref.training.loop import check_settings, train
 from diffpref.training.optimizers import Adafactor

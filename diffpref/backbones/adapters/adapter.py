@@ -21,8 +21,8 @@ class Words:
     """The hub's word for its relation to the base model: "adapter" or "finetune"."""
     what: str
     """What comes before the base model's name, like "A LoRA for"."""
-    usage: str
-    """Python that draws with it, with the places {folder}, {base_model}, {network} and {prompt}."""
+    load: str
+    """Lines of Python that put it from `folder` into `pipe`, which has the base model; empty for a whole network."""
     tags: tuple[str, ...] = ()
     """Search tags of the hub."""
 

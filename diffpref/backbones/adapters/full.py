@@ -15,16 +15,6 @@ from diffpref.backbones.adapters.streamed import StreamedReference
 from diffpref.files import atomic
 from diffpref.types import Backbone
 
-USAGE = """\
-import torch
-from diffusers import AutoModel, DiffusionPipeline
-
-folder = {folder}  # this folder, or its name on the hub
-device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
-network = AutoModel.from_pretrained(folder, subfolder="{network}", torch_dtype=dtype)
-pipe = DiffusionPipeline.from_pretrained({base_model}, {network}=network, torch_dtype=dtype).to(device)
-image = pipe({prompt}).images[0]
-"""
 SHARD = "10GB"
 """Networks above this are saved in several files of it, with an index."""
 
@@ -71,7 +61,7 @@ class Full:
 
     added: ClassVar[bool] = False
     autocast: ClassVar[bool] = True
-    words: ClassVar[Words] = Words("finetune", "A fine-tune of", USAGE)
+    words: ClassVar[Words] = Words("finetune", "A fine-tune of", "")
 
     reference_memory: Literal["resident", "streamed"] = "resident"
     """Keep the reference's weights beside the policy's, or in the machine's memory, from where they take the policy's

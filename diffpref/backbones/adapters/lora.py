@@ -25,16 +25,6 @@ from diffpref.types import Backbone
 ADAPTER = "default"
 # The fields that every peft since 0.10 reads; a newer peft's other fields make an older one refuse the file.
 PORTABLE = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_dora", "lora_bias", "peft_type")
-USAGE = """\
-import torch
-from diffusers import DiffusionPipeline
-
-folder = {folder}  # this folder, or its name on the hub
-device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
-pipe = DiffusionPipeline.from_pretrained({base_model}, torch_dtype=dtype).to(device)
-pipe.load_lora_weights(folder)
-image = pipe({prompt}).images[0]
-"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,7 @@ class LoRA:
 
     added: ClassVar[bool] = True
     autocast: ClassVar[bool] = False
-    words: ClassVar[Words] = Words("adapter", "A LoRA for", USAGE, ("lora",))
+    words: ClassVar[Words] = Words("adapter", "A LoRA for", "pipe.load_lora_weights(folder)\n", ("lora",))
 
     rank: Annotated[int, Ge(1)] = 64
     """Rank of the LoRA matrices."""

@@ -1,0 +1,60 @@
+"""Whether a name can be one on the hub, and whether the hub can be asked."""
+
+import re
+import socket
+import urllib.request
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+FOLDERS = ("assets", "checkpoints", "configs", "data", "datasets", "models", "output", "outputs", "runs")
+"""First parts that are taken for those of a path here: nobody waits for a hub because a folder is missing."""
+
+
+def may_be_hub_name(name: str) -> bool:
+    """Whether OWNER/NAME can be meant, which nothing here has the path of.
+
+    What begins with a folder that is here, or with one of `FOLDERS`, is a path; so is all that has another form."""
+    first = name.partition("/")[0]
+    return _NAME.fullmatch(name) is not None and first not in FOLDERS and not Path(first).is_dir()
+
+
+def missing_path(name: str) -> str:
+    """What is missing at a path: the first of its folders that is not there, or the last part."""
+    path = Path(name).expanduser()
+    for parent in reversed(path.parents):
+        if not parent.exists():
+            return f"there is no folder {parent.absolute()}"
+    return f"there is no {path.name} in {path.parent.absolute()}"
+
+
+PATIENCE = 3.0
+"""Seconds that the hub has to take a connection."""
+
+
+def stay_local_if_unreachable() -> None:
+    """Where the hub takes no connection, let its libraries use their caches alone, as with HF_HUB_OFFLINE=1.
+
+    By themselves they try each file six times, with waits that double: half a minute for a name that is misspelt."""
+    import huggingface_hub.constants as hub
+
+    if hub.HF_HUB_OFFLINE or _reachable(hub.ENDPOINT):
+        return
+    import datasets
+
+    hub.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+
+
+@cache
+def _reachable(endpoint: str) -> bool:
+    address = urlsplit(endpoint)
+    # A proxy knows hosts that this machine does not.
+    if urllib.request.getproxies().get(address.scheme) or address.hostname is None:
+        return True
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname, port), timeout=PATIENCE).close()
+    except OSError:
+        return False
+    return True
