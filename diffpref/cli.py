@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 COMMANDS = {
     "quickstart": ("diffpref.demo.quickstart", "the whole road on a small real model: samples, DPO, samples, report"),
@@ -55,16 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f" Perhaps you meant {close[0]!r}." if close else ""
         print(f"diffpref: no command {given[0]!r}.{hint}\n\n{_help()}", file=sys.stderr)
         return 2
-    return report_errors(importlib.import_module(COMMANDS[given[0]][0]).main, given[1:])
+    return report_errors(lambda rest: importlib.import_module(COMMANDS[given[0]][0]).main(rest), given[1:])
 
 
-def report_errors(command, arguments: list[str]) -> int:
+def report_errors(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """The command's status; what a user can mend (ValueError, OSError) becomes one message without a traceback."""
     try:
         return command(arguments)
     except (ValueError, OSError) as problem:
         print(f"diffpref: error: {problem}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("diffpref: stopped.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        # A run's own end by a signal says more: see run/signals.py, which this file need not import.
+        print(f"diffpref: {stop}" if str(stop) else "diffpref: stopped.", file=sys.stderr)
+        return getattr(stop, "status", 130)

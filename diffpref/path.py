@@ -58,7 +58,7 @@ class GaussianPath:
     b: Schedule
     at_share: Schedule
     last: float
-    clean: float | None = None
+    clean: float | None
 
     def _mix(self, first: Tensor, second: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
         dtype = torch.promote_types(first.dtype, second.dtype)
@@ -155,7 +155,7 @@ def variance_preserving(alphas_cumprod: Float[Tensor, " steps"], prediction: str
     alpha, sigma = at(roots), at(complements)
     zero, one = at(torch.zeros_like(table)), at(torch.ones_like(table))
     a, b = {"epsilon": (zero, one), "v_prediction": (at(-complements), alpha), "sample": (one, zero)}[prediction]
-    return GaussianPath(alpha, sigma, a, b, at_share, last=len(table) - 1)
+    return GaussianPath(alpha, sigma, a, b, at_share, last=len(table) - 1, clean=None)
 
 
 def rectified_flow() -> GaussianPath:
@@ -205,4 +205,5 @@ def edm(sigma_data: float = 0.5) -> GaussianPath:
         b=torch.zeros_like,
         at_share=lambda share: share / (1 - share),
         last=math.inf,
+        clean=None,
     )

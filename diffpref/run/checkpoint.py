@@ -93,16 +93,46 @@ def find_checkpoint(folder: Path, name: str) -> Path | None:
     """The checkpoint that `--resume_from_checkpoint` names; None where it says `latest` and there is none yet.
 
     Raises:
-        ValueError: a named checkpoint that does not exist.
+        ValueError: a named checkpoint that does not exist, or lies in another folder.
     """
     existing = checkpoints(folder)
     if name == "latest":
         return existing[-1] if existing else None
     path = folder / Path(name).name
+    if Path(name).name != name and Path(name).resolve() != path.resolve():
+        raise ValueError(
+            f"resume_from_checkpoint: {name} lies outside of output_dir {folder}: a run goes on in its own folder, "
+            f"--output_dir {Path(name).parent} --resume_from_checkpoint {Path(name).name}."
+        )
     if path not in existing:
         names = ", ".join(p.name for p in existing) or "none"
         raise ValueError(f"{path}: no such checkpoint. In {folder} there are: {names}.")
     return path
+
+
+def found_to_continue(folder: Path, name: str | None, path: Path | None, *, last: int) -> str | None:
+    """What a run says about where it begins, if it was asked to go on.
+
+    Args:
+        name: what `--resume_from_checkpoint` says; None for a run from the start.
+        path: the checkpoint that it stands for, if there is one.
+        last: the run's last step.
+
+    Raises:
+        ValueError: the checkpoint lies beyond the last step.
+    """
+    if name is None:
+        return None
+    if path is None:
+        return f"resume: no checkpoint in {folder}, so this run begins at step 0"
+    step = int(path.name.rpartition("-")[2])
+    if step > last:
+        raise ValueError(
+            f"{path} lies beyond the last step: set max_train_steps above {step}, got {last}, or name an earlier "
+            "checkpoint."
+        )
+    left = f"going on from step {step} of {last}" if step < last else f"all {last} steps are done, its result follows"
+    return f"resume: found {path}, {left}"
 
 
 def check_identity(path: Path, identity: Mapping[str, object]) -> None:

@@ -1,6 +1,7 @@
 """The settings of a command line: `--config FILE` first, then every `--key value` over it."""
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import Annotated, Any, TypeVar
 from diffpref.settings.axis import OWN
 from diffpref.settings.named import read_config
 from diffpref.settings.record import Reader
-from diffpref.settings.typed import plain
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ def parse(
         needs_file: whether there is nothing to run without --config, because the file holds lists.
 
     Raises:
-        ValueError: a file, a choice or a value that cannot be; SystemExit for an unknown flag.
+        ValueError: a file, a choice, a flag or a value that cannot be; SystemExit after --help.
     """
     given = _take_apart(reader, arguments, example)
     asks_help = bool({"-h", "--help"} & set(given.rest))
@@ -54,7 +54,9 @@ def parse(
     reader.check_keys(
         (word[2:] for word in given.rest if word[:2] == "--" and word != "--help"), chosen, "the command line"
     )
-    found = _read_flags(reader, chosen, base, given.rest, prog, description)
+    if asks_help:
+        _show_help(reader, chosen, base, prog, description)
+    found = _read_flags(chosen, given.rest)
     assert base is not None, "help exits"
     return reader.from_mapping(found, "the command line", base) if found else base
 
@@ -83,41 +85,67 @@ def _take_apart(reader: Reader[T], arguments: Sequence[str], example: str) -> Gi
     return Given(config, choices, rest)
 
 
-def _with_true(rest: Sequence[str], flags: set[str]) -> list[str]:
-    """The words, with True behind each true-or-false flag that stands alone."""
-    words, found = list(rest), list[str]()
+def _read_flags(chosen: Mapping[str, type], rest: Sequence[str]) -> dict[str, Any]:
+    """The keys of the flags with their values, as YAML would give them."""
+    hints = {key: hint for kind in chosen.values() for key, hint in typing.get_type_hints(kind).items()}
+    found: dict[str, Any] = {}
+    words = list(rest)
     while words:
-        word = words.pop(0)
-        found.append(word)
-        if word[2:] in flags:
-            written = bool(words) and words[0].lower() in ("true", "false")
-            found.append(words.pop(0).capitalize() if written else "True")
+        flag = words.pop(0)
+        if flag[:2] != "--":
+            raise ValueError(f"the command line: {flag!r} stands behind no flag: write --key value.")
+        values: list[str] = []
+        while words and words[0][:2] != "--":
+            values.append(words.pop(0))
+        if flag[2:] not in hints:
+            raise ValueError(f"the command line: {flag} is a list of entries, which only a YAML file can hold.")
+        found[flag[2:]] = _value(flag, values, hints[flag[2:]])
     return found
 
 
-def _read_flags(
-    reader: Reader[T], chosen: Mapping[str, type], base: T | None, rest: Sequence[str], prog: str, description: str
-) -> dict[str, Any]:
-    """The keys that the flags change, with their values."""
+def _value(flag: str, words: Sequence[str], hint: Any) -> Any:
+    """The words behind a flag, as YAML would give them; what does not fit stays text, and its key's rule refuses it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        inner = next(a for a in arguments if a is not type(None))
+        return None if list(words) == ["None"] else _value(flag, words, inner)
+    if origin is tuple:
+        return [_value(flag, [word], arguments[0]) for word in words]
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if len(words) % 2:
+            raise ValueError(f"{flag} needs names with values: {flag} NAME VALUE NAME VALUE.")
+        return {name: _value(flag, [value], arguments[1]) for name, value in zip(words[::2], words[1::2], strict=True)}
+    if hint is bool and not words:
+        return True
+    if len(words) != 1:
+        raise ValueError(f"{flag} needs " + (f"one value, got {' '.join(words)}." if words else "a value."))
+    (word,) = words
+    if hint is bool and word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    if hint in (int, float):
+        try:
+            return hint(word)
+        except ValueError:
+            return word
+    return next((value for value in arguments if str(value) == word), word) if origin is typing.Literal else word
+
+
+def _show_help(
+    reader: Reader[T], chosen: Mapping[str, type], base: T | None, prog: str, description: str
+) -> typing.NoReturn:
+    """Print the flags of what was chosen, with their defaults, and exit."""
     import tyro
 
     groups = {} if base is None else {name: getattr(base, name) for name in chosen}
-    booleans = {key for kind in chosen.values() for key, hint in typing.get_type_hints(kind).items() if hint is bool}
-    found = tyro.cli(
+    tyro.cli(
         tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)(
             _flags(reader, chosen, groups)
         ),
-        args=_with_true(rest, booleans),
+        args=["--help"],
         prog=prog,
         description=description,
     )
-    changed: dict[str, Any] = {}
-    for name, before in groups.items():
-        after = getattr(found, name)
-        for f in dataclasses.fields(before):
-            if f.init and getattr(after, f.name) != getattr(before, f.name):
-                changed[f.name] = plain(getattr(after, f.name))
-    return changed
+    raise AssertionError("help exits")
 
 
 def _flags(reader: Reader[T], chosen: Mapping[str, type], groups: Mapping[str, Any]) -> type:

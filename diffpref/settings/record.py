@@ -40,6 +40,8 @@ class Reader(Generic[T]):
     """Another name of a key -> the key."""
     presets: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     """(key, value) -> the keys that it stands for, where they are not given themselves."""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """A key of other programs that is none here -> what does it here."""
 
     @property
     def parts(self) -> list[Part]:
@@ -154,9 +156,7 @@ class Reader(Generic[T]):
         kept: dict[str, Any] = {}
         for part in self.parts:
             value = getattr(base, part.name)
-            if part.listed:
-                kept[part.name] = value
-            elif type(value) is chosen[part.name]:
+            if part.listed or type(value) is chosen[part.name]:
                 kept[part.name] = value
         return kept
 
@@ -173,7 +173,8 @@ class Reader(Generic[T]):
                 if (why := part.axis.foreign(key, chosen[part.name])) is not None:
                     raise ValueError(f"{where}: {why}")
             others = [*known, *self.aliases, *(key for key, _ in self.presets)]
-            raise ValueError(f"{where}: unknown key {key!r}.{nearest(str(key), others)}")
+            hint = f": {self.elsewhere[key]}" if key in self.elsewhere else f".{nearest(str(key), others)}"
+            raise ValueError(f"{where}: unknown key {key!r}{hint}")
 
 
 _DEFAULT = object()

@@ -111,7 +111,8 @@ class OnPolicy:
         data, run = basis.data, basis.run
         prompts = read_prompts(data.dataset_name, split=data.dataset_split, limit=data.max_train_samples)
         accelerator = Accelerator(mixed_precision=run.mixed_precision)
-        out = claim(run.output_dir, settings, overwrite=run.overwrite_output_dir, main=accelerator.is_main_process)
+        fresh = run.overwrite_output_dir and run.resume_from_checkpoint is None
+        out = claim(run.output_dir, settings, overwrite=fresh, main=accelerator.is_main_process)
         accelerator.wait_for_everyone()
         last: Path | None = None
         for number in range(1, self.rounds + 1):

@@ -78,7 +78,8 @@ class SelfPlay:
         )
         measure = find_measure(self.measure, "cpu") if self.measure else None
         accelerator = Accelerator(mixed_precision="no")
-        out = claim(run.output_dir, settings, overwrite=run.overwrite_output_dir, main=accelerator.is_main_process)
+        fresh = run.overwrite_output_dir and run.resume_from_checkpoint is None
+        out = claim(run.output_dir, settings, overwrite=fresh, main=accelerator.is_main_process)
         accelerator.wait_for_everyone()
         basis.say(real.summary())
         # Fakes of all rounds lie beside the real images.

@@ -16,7 +16,7 @@ from diffpref.backbones.loading import check_start
 from diffpref.engine.checks import check_engine
 from diffpref.engine.plan import PLAN, Plan, read_plan
 from diffpref.engine.stored import StoredErrors
-from diffpref.run.checkpoint import check_identity
+from diffpref.run.checkpoint import check_identity, found_to_continue
 from diffpref.run.done import mark_done
 from diffpref.settings.bounds import check
 from diffpref.settings.record import fields_of
@@ -153,6 +153,8 @@ def fit(config: TrainConfig, asked: Round, trackers: list[str]) -> None:
     groups, processes = len(ready.encoded.groups), accelerator.num_processes
     config = replace(config, optimization=counted(config.optimization, groups=groups, processes=processes))
     last = steps_of(config.optimization)
+    if (line := found_to_continue(run.output_dir, run.resume_from_checkpoint, resume, last=last)) is not None:
+        say(line)
     if resume is not None:
         check_identity(resume, ready.identity)
     example = next(ready.feed(0, 1)).to(accelerator.device)

@@ -21,6 +21,7 @@ from diffpref.probes import ProbeChoice, StepBatch
 from diffpref.run.checkpoint import find_checkpoint
 from diffpref.run.done import MARKER, is_done
 from diffpref.run.environment import describe
+from diffpref.run.launcher import check_launcher
 from diffpref.run.trackers import check_trackers
 from diffpref.training.groups import Run
 from diffpref.training.models import check_machine
@@ -45,6 +46,7 @@ OUTPUTS = (
 
 def check_run(run: Run) -> list[str]:
     """The trackers to use; raises ValueError for what cannot work on this machine."""
+    check_launcher(run.mixed_precision)
     check_machine(run)
     if run.mixed_precision == "fp16" and not torch.accelerator.is_available():
         raise ValueError("mixed_precision fp16 needs a GPU: use bf16 or no on this machine.")

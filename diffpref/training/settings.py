@@ -7,8 +7,9 @@ from typing import Any
 from diffpref.settings import command_line
 from diffpref.settings.record import Reader
 from diffpref.training.config import ALIASES, METHODS, TrainConfig
+from diffpref.training.elsewhere import ELSEWHERE, MEANS
 
-READER = Reader(TrainConfig, ALIASES, METHODS)
+READER = Reader(TrainConfig, ALIASES, METHODS, ELSEWHERE)
 EXAMPLE = "configs/sdxl/dpo.yaml"
 
 
@@ -33,5 +34,8 @@ def to_mapping(config: TrainConfig) -> dict[str, Any]:
 
 def parse(arguments: Sequence[str], prog: str = "diffpref train") -> TrainConfig:
     """The settings of a command line: `--config FILE` first, then every `--key value` over it."""
+    for word in arguments:
+        if (meaning := MEANS.get(word[2:].partition("=")[0].replace("-", "_"))) is not None:
+            print(f"note: {meaning}")
     text = "Fine-tune a diffusion model on preferences."
     return command_line.parse(READER, arguments, prog=prog, description=text, example=EXAMPLE)

@@ -13,6 +13,7 @@ from diffpref.probes import AnyBatch
 from diffpref.run.checkpoint import load_checkpoint, save_checkpoint
 from diffpref.run.environment import peak_memory_gib
 from diffpref.run.log import MetricsLog
+from diffpref.run.signals import Stopped, StopRequest, stop_requests
 from diffpref.training.groups import Optimization
 from diffpref.training.learner import Learner
 from diffpref.training.measures import Measure
@@ -60,17 +61,23 @@ class Steps:
         return outlook(steps=steps, first=first, batch=batch, k=k, groups=groups, run=self.basis.run.output_dir)
 
     def take(self, engine: Engine, stream: Iterator[AnyBatch], first: int) -> None:
-        """Take the steps from `first` to the last.
+        """Take the steps from `first` to the last, which is a checkpoint too.
 
         Raises:
             ValueError: the loss is not finite.
+            Stopped: Ctrl-C or SIGTERM, after a checkpoint.
         """
+        with stop_requests() as stop:
+            self._take(engine, stream, first, stop)
+
+    def _take(self, engine: Engine, stream: Iterator[AnyBatch], first: int, stop: StopRequest) -> None:
+        """Take the steps, and look for a request to stop after each."""
         run, last = self.basis.run, steps_of(self.optimization)
         accelerator = self.learner.accelerator
         main, every = accelerator.is_main_process, self.basis.validation.validation_steps
         log = MetricsLog(run.output_dir / "metrics.jsonl", first) if main else None
-        if first == 0:
-            self._sample(0)
+        if first in (0, last):  # a run that was killed after its last checkpoint still owes its last images
+            self._draw(first, stop, kept=first > 0)
         counted, clock = first, time.monotonic()
         bar = tqdm(total=last, initial=first, disable=not main, desc="train", unit="step")
         for step in range(first, last):
@@ -83,12 +90,17 @@ class Steps:
                 seconds = (time.monotonic() - clock) / (done - counted)
                 self._log(done, norm, seconds, log, bar, self._measured() if evaluated else {})
                 counted, clock = done, time.monotonic()
-            if done % run.checkpointing_steps == 0:
+            asked = stop.agreed(accelerator)
+            kept = done % run.checkpointing_steps == 0 or done == last or asked is not None
+            if kept:
                 engine.flush()
                 self._save(done)
+            if asked is not None:
+                bar.close()
+                raise self._stopped(asked, done)
             if evaluated:
                 paused = time.monotonic()
-                self._sample(done)
+                self._draw(done, stop, kept=kept)
                 clock += time.monotonic() - paused
         bar.close()
         engine.flush()
@@ -141,6 +153,22 @@ class Steps:
         if self.learner.accelerator.is_main_process:
             limit = run.checkpoints_total_limit
             save_checkpoint(run.output_dir, done, self.learner.state, pending, self.checkpoint, limit)
+
+    def _stopped(self, number: int, done: int) -> Stopped:
+        """What ends a run whose checkpoint is written."""
+        folder, last = self.basis.run.output_dir, steps_of(self.optimization)
+        text = f"stopped after step {done} of {last}; {folder}/checkpoint-{done} holds everything to go on with"
+        return Stopped(number, f"{text}: --resume_from_checkpoint latest.")
+
+    def _draw(self, step: int, stop: StopRequest, *, kept: bool) -> None:
+        """Sample; a signal does not wait for it, and leaves a checkpoint where the step has none yet."""
+        try:
+            with stop.at_once():
+                self._sample(step)
+        except Stopped as problem:
+            if not kept:
+                self._save(step)
+            raise self._stopped(problem.number, step) from None
 
     def _sample(self, step: int) -> None:
         """Draw the validation images and call the watch, with the averaged weights, in the main process."""

@@ -105,7 +105,7 @@ def test_latest_without_a_checkpoint_starts_fresh(run: Run, tmp_path: Path) -> N
 
 
 def test_latest_does_not_delete_a_finished_run(run: Run, tmp_path: Path) -> None:
-    run(max_train_steps=1)
+    shutil.rmtree(run(max_train_steps=1) / "checkpoint-1")
     before = (tmp_path / "run" / "pytorch_lora_weights.safetensors").read_bytes()
     with pytest.raises(ValueError, match="holds a finished run without a checkpoint"):
         run(max_train_steps=2, resume_from_checkpoint="latest")
@@ -173,11 +173,11 @@ def test_other_settings_may_change(run: Run, checkpointed: Path, tmp_path: Path)
 
 def test_the_total_limit_keeps_the_newest(run: Run) -> None:
     folder = run(max_train_steps=11, checkpointing_steps=3, checkpoints_total_limit=2)
-    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-9"]
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-11", "checkpoint-9"]
     # By number, not by name.
-    assert [path.name for path in checkpoint.checkpoints(folder)] == ["checkpoint-6", "checkpoint-9"]
+    assert [path.name for path in checkpoint.checkpoints(folder)] == ["checkpoint-9", "checkpoint-11"]
     run(max_train_steps=12, checkpointing_steps=3, checkpoints_total_limit=2, resume_from_checkpoint="latest")
-    assert [path.name for path in checkpoint.checkpoints(folder)] == ["checkpoint-9", "checkpoint-12"]
+    assert [path.name for path in checkpoint.checkpoints(folder)] == ["checkpoint-11", "checkpoint-12"]
 
 
 def test_a_damaged_checkpoint_is_named(run: Run, checkpointed: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from diffpref.rewards.clip_hf import Processor, load_model, load_processor
 from diffpref.rewards.training.config import Base, Run, Towers
 from diffpref.rewards.training.model import PairScorer, choose_trained
 from diffpref.rewards.training.tunings import Tuning
+from diffpref.run.launcher import check_launcher
 from diffpref.settings.record import fields_of
 from diffpref.training.groups import Optimization
 from diffpref.training.optimizers import Optimizer
@@ -54,6 +55,7 @@ def check_named(**names: str) -> None:
 
 def accelerator_of(run: Run, trackers: list[str]) -> Accelerator:
     """What knows the processes, the device, the precision and the trackers."""
+    check_launcher(run.mixed_precision)
     accelerator = Accelerator(
         mixed_precision=run.mixed_precision,
         log_with=trackers or None,  # type: ignore[arg-type]
