@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffpref.transfer import on_each_device
+
 Schedule: TypeAlias = Callable[[Tensor], Tensor]
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
@@ -135,22 +137,25 @@ def variance_preserving(alphas_cumprod: Float[Tensor, " steps"], prediction: str
     roots, complements = table.sqrt(), (1 - table).sqrt()
 
     def at(values: Tensor) -> Schedule:
+        there = on_each_device(values)
+
         def lookup(t: Tensor) -> Tensor:
             if t.dtype not in (torch.int32, torch.int64):
                 raise ValueError(f"t of a variance-preserving path is an integer index, got {t.dtype}.")
-            return values.to(t.device)[t]
+            return there(t.device)[t]
 
         return lookup
 
     shares, order = (complements / (roots + complements)).sort()
+    shares_on, order_on = on_each_device(shares), on_each_device(order)
 
     def at_share(share: Tensor) -> Tensor:
-        sorted_shares = shares.to(share.device)
+        sorted_shares = shares_on(share.device)
         above = torch.searchsorted(sorted_shares, share.to(shares.dtype).contiguous()).clamp(1, max(len(shares) - 1, 1))
         above = above.clamp(max=len(shares) - 1)
         below = (above - 1).clamp(min=0)
         nearer_below = share - sorted_shares[below] < sorted_shares[above] - share
-        return order.to(share.device)[torch.where(nearer_below, below, above)]
+        return order_on(share.device)[torch.where(nearer_below, below, above)]
 
     alpha, sigma = at(roots), at(complements)
     zero, one = at(torch.zeros_like(table)), at(torch.ones_like(table))

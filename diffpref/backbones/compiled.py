@@ -6,11 +6,7 @@ import shutil
 from collections import Counter
 
 import torch
-import torch._dynamo
-from diffusers.models.attention import BasicTransformerBlock, JointTransformerBlock
-from diffusers.models.resnet import ResnetBlock2D
 
-BLOCKS = (BasicTransformerBlock, JointTransformerBlock, ResnetBlock2D)
 VARIANTS = 128
 """Compiled forms that one kind of block may have: its widths and sizes, with the adapter on and off, with and without
 gradients. SDXL's residual blocks have about 20. Beyond torch's own limit of 8 a block would silently run uncompiled."""
@@ -30,11 +26,16 @@ def compile_blocks(network: torch.nn.Module) -> str:
 
     Names of modules and weights stay. A block is compiled anew for each size, and once for each of: adapter on, adapter
     off, gradients wanted or not."""
-    settings = torch._dynamo.config
+    # A run that compiles nothing need not wait for their imports.
+    from diffusers.models.attention import BasicTransformerBlock, JointTransformerBlock
+    from diffusers.models.resnet import ResnetBlock2D
+    from torch._dynamo import config as settings
+
     for name in ("recompile_limit", "cache_size_limit", "accumulated_recompile_limit", "accumulated_cache_size_limit"):
         if hasattr(settings, name):
             setattr(settings, name, max(VARIANTS, getattr(settings, name)))
-    blocks = [module for module in network.modules() if isinstance(module, BLOCKS)]
+    kinds = (BasicTransformerBlock, JointTransformerBlock, ResnetBlock2D)
+    blocks = [module for module in network.modules() if isinstance(module, kinds)]
     for block in blocks:
         # Sizes are constant within a run: kernels for exactly these are the fastest.
         block.compile(dynamic=False)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffpref.backbones.prompts import MASK, concatenate
 from diffpref.path import GaussianPath
+from diffpref.transfer import moved
 from diffpref.types import Backbone, Cond
 
 
@@ -35,8 +36,9 @@ class Guided:
         blank = {name: given for name, given in cond.items() if name.removesuffix(MASK) not in self.empty}
         for name, value in self.empty.items():
             if (prompt := cond.get(name.removesuffix(MASK))) is not None:
-                moved = value.to(prompt.device) if value.dtype == torch.bool else value.to(prompt)
-                blank[name] = moved.expand(count, *value.shape[1:])
+                there = moved(value, prompt.device)
+                there = there if value.dtype == torch.bool else there.to(prompt)
+                blank[name] = there.expand(count, *value.shape[1:])
         return blank
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers  # its pipelines are imported where they are used
 import torch
-from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
@@ -43,7 +43,7 @@ class SD15Encoder:
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         self.device = device
         self.vae = latents.load_vae(checkpoint).to(device)
-        self.pipeline: Any = StableDiffusionPipeline.from_pretrained(
+        self.pipeline: Any = diffusers.StableDiffusionPipeline.from_pretrained(
             checkpoint.source, unet=None, vae=None, dtype=torch.float32, **UNCHECKED, **checkpoint.options()
         ).to(device)
         self.identity = f"{weights_hash(self.vae)}-{weights_hash(self.pipeline.text_encoder)}"
@@ -89,7 +89,7 @@ class SD15(UNetFamily):
         """The pipeline around a network, without text encoder and safety checker: prompts come encoded."""
         vae = latents.load_vae(self.checkpoint).to(device)
         parts = {"text_encoder": None, "tokenizer": None, **UNCHECKED}
-        pipeline = StableDiffusionPipeline.from_pretrained(
+        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
             self.checkpoint.source, unet=network, vae=vae, **parts, **self.checkpoint.options()
         )
         return latents.LatentDecoder(pipeline, network, latents.TOKENS)

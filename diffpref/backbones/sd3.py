@@ -7,8 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import diffusers  # its pipelines are imported where they are used
 import torch
-from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import SD3Transformer2DModel
 from jaxtyping import Float
 from torch import Tensor
 
@@ -54,10 +55,10 @@ class SD3Encoder:
             raise ValueError(f"max_sequence_length must be in [1, {LONGEST_PROMPT}], got {self.length}.")
         self.device = device
         self.vae = _load_vae(checkpoint).to(device)
-        index = read_config(StableDiffusion3Pipeline, checkpoint)
+        index = read_config(diffusers.StableDiffusion3Pipeline, checkpoint)
         # from_pretrained wants to be told that a part is absent, though the pipeline's own index says so.
         absent = {"text_encoder_3": None, "tokenizer_3": None} if index.get("text_encoder_3", [None])[0] is None else {}
-        self.pipeline: Any = StableDiffusion3Pipeline.from_pretrained(
+        self.pipeline: Any = diffusers.StableDiffusion3Pipeline.from_pretrained(
             checkpoint.source,
             transformer=None,
             vae=None,
@@ -173,7 +174,7 @@ class SD3:
         """The pipeline around a network, without text encoders: prompts come encoded."""
         vae = _load_vae(self.checkpoint).to(device)
         parts = {f"{kind}{place}": None for kind in ("text_encoder", "tokenizer") for place in ("", "_2", "_3")}
-        pipeline = StableDiffusion3Pipeline.from_pretrained(
+        pipeline = diffusers.StableDiffusion3Pipeline.from_pretrained(
             self.checkpoint.source, transformer=network, vae=vae, **parts, **self.checkpoint.options()
         )
         return latents.LatentDecoder(pipeline, network, latents.POOLED)
@@ -183,7 +184,7 @@ class SD3:
 
         Both take peft's names of a transformer; ComfyUI knows no alpha with them, so the scale is in the matrices."""
         state, metadata = unscaled(network)
-        StableDiffusion3Pipeline.save_lora_weights(
+        diffusers.StableDiffusion3Pipeline.save_lora_weights(
             folder, transformer_lora_layers=dict(state), transformer_lora_adapter_metadata=metadata
         )
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers  # its pipelines are imported where they are used
 import torch
-from diffusers import StableDiffusionXLPipeline
 from jaxtyping import Float
 from torch import Tensor
 
@@ -43,7 +43,7 @@ class SDXLEncoder:
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         self.vae = latents.load_vae(checkpoint).to(device)
-        self.pipeline: Any = StableDiffusionXLPipeline.from_pretrained(
+        self.pipeline: Any = diffusers.StableDiffusionXLPipeline.from_pretrained(
             checkpoint.source, unet=None, vae=None, dtype=torch.float32, **checkpoint.options()
         ).to(device)
         parts = (self.vae, self.pipeline.text_encoder, self.pipeline.text_encoder_2)
@@ -84,7 +84,7 @@ class SDXL(UNetFamily):
         The official Diffusion-DPO code encodes "" for its dropped captions; at sampling, guidance then meets zeros that
         were never trained."""
         encoded = encoder.encode_prompts([""])
-        if read_config(StableDiffusionXLPipeline, self.checkpoint).get("force_zeros_for_empty_prompt", True):
+        if read_config(diffusers.StableDiffusionXLPipeline, self.checkpoint).get("force_zeros_for_empty_prompt", True):
             return {name: torch.zeros_like(value) for name, value in encoded.items()}
         return encoded
 
@@ -106,7 +106,7 @@ class SDXL(UNetFamily):
         """The pipeline around a network, without text encoders: prompts come encoded."""
         parts = {"text_encoder": None, "text_encoder_2": None, "tokenizer": None, "tokenizer_2": None}
         vae = latents.load_vae(self.checkpoint).to(device)
-        pipeline = StableDiffusionXLPipeline.from_pretrained(
+        pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(
             self.checkpoint.source,
             unet=network,
             vae=vae,

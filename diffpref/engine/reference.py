@@ -13,6 +13,7 @@ from diffpref.engine.stored import StoredErrors
 from diffpref.errors import predict, prediction_error
 from diffpref.files.store import TensorStore
 from diffpref.probes import AnyBatch
+from diffpref.transfer import moved
 from diffpref.types import Backbone
 
 
@@ -63,7 +64,7 @@ class ReferencePass:
         for groups, names in zip(block.places, keys, strict=True):
             for rows, name in zip(groups, names, strict=True):
                 if name in store:
-                    found.update(zip(rows, store.get(name)["error"].to(device).unbind(), strict=True))
+                    found.update(zip(rows, moved(store.get(name)["error"], device).unbind(), strict=True))
                 else:
                     fresh[name] = rows
         missing = {row for rows in fresh.values() for row in rows if row not in found}

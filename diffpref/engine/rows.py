@@ -103,12 +103,21 @@ class Block:
 
 def _take(probe: Probe, places: Sequence[int]) -> Probe:
     k = probe.x_t.shape[1]
-    device = probe.x_t.device
-    place = torch.tensor(places, device=device)
-    group = place // k
-    cond: Mapping[str, Tensor] = {name: value[group] for name, value in probe.cond.items()}
-    x_t, target = (tensor.flatten(0, 1)[place][:, None] for tensor in (probe.x_t, probe.target))
-    return Probe(x_t, target, probe.t[group], probe.weight[group], cond)
+    groups = [place // k for place in places]
+    cond: Mapping[str, Tensor] = {name: at(value, groups) for name, value in probe.cond.items()}
+    x_t, target = (at(tensor.flatten(0, 1), places)[:, None] for tensor in (probe.x_t, probe.target))
+    return Probe(x_t, target, at(probe.t, groups), at(probe.weight, groups), cond)
+
+
+def at(values: Tensor, places: Sequence[int]) -> Tensor:
+    """The entries along the first axis at places that the host knows.
+
+    A list as an index becomes a tensor that travels to the device while the host waits. A run of places is a slice, and
+    others are put together on the device."""
+    first = places[0]
+    if list(places) == list(range(first, first + len(places))):
+        return values[first : first + len(places)]
+    return torch.stack([values[place] for place in places])
 
 
 def chunks(rows: Sequence[int], size: int) -> list[Sequence[int]]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpref.engine.rows import Block
+from diffpref.engine.rows import Block, at
 from diffpref.errors import errors_of, predict, prediction_error
 from diffpref.types import Backbone, Errors, Loss
 
@@ -48,13 +48,12 @@ class References:
 def errors_at(model: Backbone, block: Block, references: References, rows: Sequence[int]) -> Errors:
     """The errors "n 1" of some rows and their difference, with a graph where gradients are on."""
     probe = block.probe(rows)
-    place = torch.tensor(rows, device=probe.x_t.device)
     prediction = predict(model, probe)
     if references.prediction is not None:
-        return errors_of(prediction, references.prediction[place][:, None], probe)
+        return errors_of(prediction, at(references.prediction, rows)[:, None], probe)
     assert references.error is not None
     policy = prediction_error(prediction, probe.target, probe.weight)
-    return Errors(policy, references.error[place][:, None])
+    return Errors(policy, at(references.error, rows)[:, None])
 
 
 def row_errors(runner: Runner, block: Block, references: References, rows: Sequence[int]) -> Errors:

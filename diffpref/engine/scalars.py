@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from diffpref.engine.head import coefficients
-from diffpref.engine.rows import Block, Component
+from diffpref.engine.rows import Block, Component, at
 from diffpref.types import Errors, Loss
 
 
 @dataclass(frozen=True)
 class Outcome:
     """Errors "b k" and loss "b" of each part, and the share "b" of its groups' candidates that had no backward because
-    their coefficient is 0."""
+    their coefficient is 0, which the host knows: on the CPU."""
 
     errors: list[Errors]
     losses: list[Tensor]
@@ -38,7 +38,7 @@ class Scalars:
         """The errors of some groups of a part."""
         rows = [row for group in groups for row in self.block.places[part][group]]
         shape = (len(groups), -1)
-        return Errors(*(torch.stack([self.found[row][at] for row in rows]).view(shape) for at in range(3)))
+        return Errors(*(torch.stack([self.found[row][column] for row in rows]).view(shape) for column in range(3)))
 
 
 def slopes_of(
@@ -55,12 +55,12 @@ def slopes_of(
         for number in dict.fromkeys(part for part, _ in component.groups):
             groups = [group for part, group in component.groups if part == number]
             scores = block.parts[number].scores
-            loss, slopes = coefficients(objective, scalars.errors(number, groups), scores[groups])
+            loss, slopes = coefficients(objective, scalars.errors(number, groups), at(scores, groups))
             # The step's loss is the mean over a batch's groups, and over the batches.
             slopes = slopes * (share / len(scores))
-            for at, group in enumerate(groups):
-                losses[number][group] = loss[at]
-                for row, slope in zip(block.places[number][group], slopes[at], strict=True):
+            for group, own, of_rows in zip(groups, loss.unbind(), slopes.unbind(), strict=True):
+                losses[number][group] = own
+                for row, slope in zip(block.places[number][group], of_rows.unbind(), strict=True):
                     total[row] = total[row] + slope if row in total else slope
     return total
 
@@ -81,5 +81,5 @@ def outcome_of(block: Block, scalars: Scalars, losses: list[list[Tensor | None]]
         outcome.errors.append(scalars.errors(number, range(len(part.scores))))
         outcome.losses.append(torch.stack([loss for loss in losses[number] if loss is not None]))
         left_out = [[row not in run for row in rows] for rows in block.places[number]]
-        outcome.skipped.append(torch.tensor(left_out, device=part.scores.device).float().mean(1))
+        outcome.skipped.append(torch.tensor(left_out).float().mean(1))
     return outcome

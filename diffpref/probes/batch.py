@@ -6,6 +6,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from diffpref.transfer import moved
 from diffpref.types import Candidates, Cond
 
 
@@ -31,8 +32,8 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
         shared = self.eps.shape[1] > 1 and self.eps.stride(1) == 0  # one noise for all candidates travels once
-        eps = (self.eps[:, :1] if shared else self.eps).to(device, non_blocking=True).expand_as(self.eps)
-        return Batch(_moved(self.candidates, device), self.t.to(device), eps, self.names)
+        eps = moved(self.eps[:, :1] if shared else self.eps, device).expand_as(self.eps)
+        return Batch(_moved(self.candidates, device), moved(self.t, device), eps, self.names)
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ class StepBatch:
 
     def to(self, device: torch.device) -> "StepBatch":
         """The batch on a device."""
-        x_s = self.x_s.to(device, non_blocking=True)
-        return StepBatch(_moved(self.candidates, device), self.t.to(device), x_s, self.s.to(device), self.names)
+        x_s, t, s = (moved(tensor, device) for tensor in (self.x_s, self.t, self.s))
+        return StepBatch(_moved(self.candidates, device), t, x_s, s, self.names)
 
 
 AnyBatch: TypeAlias = Batch | StepBatch
 
 
 def _moved(c: Candidates, device: torch.device) -> Candidates:
-    cond: Cond = {name: value.to(device, non_blocking=True) for name, value in c.cond.items()}
-    return Candidates(c.x0.to(device, non_blocking=True), c.scores.to(device), cond)
+    cond: Cond = {name: moved(value, device) for name, value in c.cond.items()}
+    return Candidates(moved(c.x0, device), moved(c.scores, device), cond)

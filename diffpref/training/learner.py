@@ -1,20 +1,34 @@
 """What moves in a run: the trained weights with their optimizer, schedule and average."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from diffpref.backbones.adapters import Adapter, trainable
+from diffpref.run.checkpoint import Average as Kept
 from diffpref.run.checkpoint import State
 from diffpref.training.groups import Average, Optimization
 from diffpref.training.optimizers import Optimizer
 from diffpref.training.schedule import build_schedule, effective_rate
+
+
+@runtime_checkable
+class MovingAverage(Kept, Protocol):
+    """An average that follows the trained weights, and takes their place for a while."""
+
+    def step(self, parameters: Iterable[torch.nn.Parameter]) -> None: ...
+
+    def store(self, parameters: Iterable[torch.nn.Parameter]) -> None: ...
+
+    def copy_to(self, parameters: Iterable[torch.nn.Parameter]) -> None: ...
+
+    def restore(self, parameters: Iterable[torch.nn.Parameter]) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +41,7 @@ class Learner:
     parameters: Sequence[torch.nn.Parameter]
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
-    ema: EMAModel | None
+    ema: MovingAverage | None
     max_norm: float
 
     @property
@@ -88,6 +102,13 @@ def build_learner(
         parameters=parameters,
         optimizer=prepared,
         schedule=build_schedule(prepared, optimization),
-        ema=EMAModel(parameters, decay=average.ema_decay) if average.use_ema else None,
+        ema=_average(parameters, average) if average.use_ema else None,
         max_norm=optimization.max_grad_norm,
     )
+
+
+def _average(parameters: Sequence[torch.nn.Parameter], settings: Average) -> MovingAverage:
+    # Beside the average its file holds what many scripts of diffusers need, and a run without one does not.
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(parameters, decay=settings.ema_decay)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffpref.engine.step import Compared
 from diffpref.training.health import pair_table, summarize
+from diffpref.transfer import moved
 from diffpref.types import Alarm
 
 
@@ -34,7 +35,7 @@ class Meter:
         for batch in batches:
             fraction = self.time_fraction(batch.t)
             rows = pair_table(batch.errors, batch.scores, batch.loss, fraction, self.beta)
-            self.tables.append(torch.cat([rows, batch.skipped[:, None].to(rows)], 1))
+            self.tables.append(torch.cat([rows, moved(batch.skipped, rows.device)[:, None].to(rows)], 1))
 
     def summary(self) -> tuple[dict[str, float], float]:
         """The metrics since the last summary, and the share of candidates that had no backward; starts again."""

@@ -10,7 +10,6 @@ from accelerate.utils import AutocastKwargs, ProjectConfiguration, parse_flag_fr
 from diffpref.backbones import Checkpoint, Family, Times, open_backbone
 from diffpref.backbones.adapters import Adapter
 from diffpref.backbones.attention import Setting, require
-from diffpref.backbones.attention.processors import install_attention
 from diffpref.backbones.compiled import check_compiler, compile_blocks
 from diffpref.backbones.identity import weights_hash
 from diffpref.run.precision import PRECISIONS
@@ -106,6 +105,9 @@ def build_models(
 
     Args:
         seed: of an adapter's first weights."""
+    # Settings are checked without diffusers, whose import takes seconds.
+    from diffpref.backbones.attention.processors import install_attention
+
     dtype, attention = computing.precision, computing.attention
     network = family.load_network(adapter.base_dtype(dtype)).to(accelerator.device)
     base_hash = weights_hash(network)

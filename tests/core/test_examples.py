@@ -16,7 +16,7 @@ from diffpref.path import GaussianPath, rectified_flow
 from diffpref.probe import forward_probe
 from diffpref.types import Cond
 
-MODULES = ["path", "types", "noise", "inversion", "transition", "probe", "errors"]
+MODULES = ["transfer", "path", "types", "noise", "inversion", "transition", "probe", "errors"]
 MODULES += [f"objectives.{name}" for name in ("dpo", "smpo", "rankdpo", "d3po", "ddo", "alarms")]
 
 

@@ -12,6 +12,7 @@ from diffpref.engine.modes.base import Cut, Work, graph_bytes
 from diffpref.engine.rows import Block
 from diffpref.engine.runner import References, Runner, detached, errors_at
 from diffpref.engine.scalars import Outcome
+from diffpref.transfer import moved
 from diffpref.types import Backbone, Errors, Loss
 
 
@@ -66,7 +67,7 @@ class Joint:
                 runner.backward(mean if accumulation == 1 else mean / accumulation)
             outcome.errors.append(detached(errors))
             outcome.losses.append(loss.detach())
-            outcome.skipped.append(torch.tensor([0.0] * len(part.scores)))
+            outcome.skipped.append(torch.zeros(len(part.scores)))
         return outcome
 
 
@@ -81,7 +82,7 @@ def joint_loss(
     found = [errors.policy[:, 0], errors.reference[:, 0], errors.difference[:, 0]]
     if once != rows:
         at = {row: place for place, row in enumerate(once)}
-        places = torch.tensor([at[row] for row in rows], device=scores.device)
+        places = moved(torch.tensor([at[row] for row in rows]), scores.device)
         found = [each[places] for each in found]
     errors = Errors(*(each.view(scores.shape) for each in found))
     return errors, objective(errors, scores)
