@@ -39,6 +39,7 @@ REWARDS: Mapping[str, str] = {
     "vqascore": "diffpref.rewards.vqascore:VqaScoreSettings",
     "cyclereward": "diffpref.rewards.cyclereward:CycleRewardSettings",
     "ensemble": "diffpref.rewards.ensemble:EnsembleSettings",
+    "implicit": "diffpref.rewards.implicit:ImplicitSettings",
     "imagereward": "diffpref.rewards.imagereward:ImageRewardSettings",
     "jpeg_compressibility": "diffpref.rewards.jpeg:JpegSettings",
 }

@@ -165,7 +165,7 @@ def fit(config: TrainConfig, asked: Round, trackers: list[str]) -> None:
     if accelerator.is_main_process:
         if resume is None:
             prepare.claim_output(run.output_dir)
-        prepare.write_provenance(run.output_dir, flat)
+        prepare.write_provenance(run.output_dir, flat, ready.works.models.base_values)
     accelerator.wait_for_everyone()
     steps = _steps(config, asked, ready, plan, say)
     first = steps.resumed(resume)

@@ -1,7 +1,8 @@
 """The network that is trained and the reference beside it, from a checkpoint and the settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -11,7 +12,7 @@ from diffpref.backbones import Checkpoint, Family, Times, open_backbone
 from diffpref.backbones.adapters import Adapter
 from diffpref.backbones.attention import Setting, require
 from diffpref.backbones.compiled import check_compiler, compile_blocks
-from diffpref.backbones.identity import weights_hash
+from diffpref.backbones.identity import some_values, weights_hash
 from diffpref.run.precision import PRECISIONS
 from diffpref.training.groups import Model, Run
 from diffpref.types import Backbone
@@ -52,6 +53,8 @@ class Models:
     policy: Backbone
     reference: Backbone
     base_hash: str
+    base_values: Mapping[str, Any]
+    """Some weights of the network before it was trained, for whoever loads the result."""
     lines: tuple[str, ...] = ()
 
 
@@ -110,7 +113,7 @@ def build_models(
 
     dtype, attention = computing.precision, computing.attention
     network = family.load_network(adapter.base_dtype(dtype)).to(accelerator.device)
-    base_hash = weights_hash(network)
+    base_hash, base_values = weights_hash(network), some_values(network)
     copied = adapter.copy(network, dtype)
     lines = [install_attention(network, attention, dtype)]
     if copied is not None:
@@ -133,4 +136,4 @@ def build_models(
         accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
     policy, plain = family.backbone(prepared), family.backbone(network)
     reference = adapter.reference(plain, network) if copied is None else family.backbone(copied)
-    return Models(network, prepared, policy, reference, base_hash, tuple(lines))
+    return Models(network, prepared, policy, reference, base_hash, base_values, tuple(lines))

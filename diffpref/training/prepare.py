@@ -13,6 +13,7 @@ import yaml
 from diffpref.backbones import Times
 from diffpref.backbones.adapters import Adapter
 from diffpref.backbones.adapters.base_adapters import parse
+from diffpref.backbones.identity import BASE_FILE
 from diffpref.backbones.times import limits
 from diffpref.files import atomic
 from diffpref.files.disk import require_space
@@ -30,6 +31,7 @@ from diffpref.types import Objective
 
 OUTPUTS = (
     MARKER,
+    BASE_FILE,
     "checkpoint-*",
     "samples",
     "drift",
@@ -122,15 +124,17 @@ def claim_output(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def write_provenance(folder: Path, settings: Mapping[str, object]) -> None:
-    """config.yaml and environment.json in the output directory; a marker of an earlier end goes.
+def write_provenance(folder: Path, settings: Mapping[str, object], base: Mapping[str, object]) -> None:
+    """config.yaml, environment.json and base.json in the output directory; a marker of an earlier end goes.
 
     Args:
         settings: the run's flat keys.
+        base: some values of the network that is trained, as it is at the start.
     """
     (folder / MARKER).unlink(missing_ok=True)
     atomic.write_text(folder / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
     atomic.write_json(folder / "environment.json", describe())
+    atomic.write_json(folder / BASE_FILE, dict(base))
 
 
 IDENTITY = (

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffpref.demo.embedded import embedded
+from diffpref.files.embedded import embedded
 from diffpref.training.alarms import DRIFT
 from diffpref.training.loop import train
 from diffpref.training.rounds import Encoded

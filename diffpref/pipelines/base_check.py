@@ -1,0 +1,39 @@
+"""Has the pipeline the base model that a run was trained over?"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffpref.backbones.identity import BASE_FILE, has_values
+from diffpref.pipelines.results import Result
+
+
+def check_base(pipe: Any, component: str, result: Result) -> None:
+    """Raise ValueError where the pipeline's network is not the one that the run started from.
+
+    The run has kept some of its base's values; they decide, whatever the base is called here. Where there are none, the
+    names do. Weights that came without a run's settings say nothing of their base.
+    """
+    if not result.settings:
+        return
+    network = getattr(pipe, component)
+    kept = next((f for f in _places(result.run) if f.is_file()), None)
+    wanted = str(result.settings.get("pretrained_model_name_or_path") or "")
+    over = result.settings.get("network_weights")
+    here = str(pipe.config.get("_name_or_path") or "") or f"a {type(pipe).__name__} without a name"
+    if kept is not None and network.dtype.is_floating_point:
+        same = has_values(network, json.loads(kept.read_text(encoding="utf-8")))
+    else:
+        same = over is None and (wanted == here or Path(wanted).resolve() == Path(here).resolve())
+    if not same:
+        trained = f"{wanted} with the network of {over}" if over else wanted
+        first = f"load(pipe, {str(over)!r}) first, on {wanted}" if over else f"load the pipeline of {wanted}"
+        raise ValueError(
+            f"{result.run} was trained over {trained}, and the pipeline has other weights ({here}): {first}, or pass "
+            "same_base=False to use it on another base."
+        )
+
+
+def _places(run: Path) -> list[Path]:
+    """Where a run keeps its base's values; of a run in rounds what the first round started from."""
+    return [run / BASE_FILE, run / "round-1" / "train" / BASE_FILE]
