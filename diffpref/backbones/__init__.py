@@ -194,6 +194,10 @@ class Family(Kind, Protocol):
         """Write the adapter as the stock pipeline reads it."""
         ...
 
+    def save_index(self, folder: Path) -> None:
+        """Write what makes a pipeline's folder of a trained network's, where that is small; else nothing."""
+        ...
+
 
 def family_class(pipeline: str, name: str) -> Kind:
     """The family of a class of pipelines; ValueError, which begins with the name, where none is known."""

@@ -1,8 +1,10 @@
 """Where a base model's weights come from, and the class of its pipeline."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffpref.backbones.weight_files import find_file, refuse_pickle, shards_of
 from diffpref.files.hub import may_be_hub_name, missing_path, stay_local_if_unreachable
@@ -79,7 +81,7 @@ def pipeline_class(checkpoint: Checkpoint) -> str:
         index = Path(source) / "model_index.json"
         if not index.is_file():
             raise ValueError(f"{source} is no diffusers pipeline: it has no model_index.json. Give its parent folder?")
-        return json.loads(index.read_text())["_class_name"]
+        return class_named(json.loads(index.read_text(encoding="utf-8")))
     if not may_be_hub_name(source):
         raise ValueError(
             f"{source}: no such folder, and no name on the hub (OWNER/NAME): {missing_path(source)}. Check the path."
@@ -90,10 +92,16 @@ def pipeline_class(checkpoint: Checkpoint) -> str:
     from diffpref.backbones.loading import read_config
 
     try:
-        return read_config(DiffusionPipeline, checkpoint)["_class_name"]
+        return class_named(read_config(DiffusionPipeline, checkpoint))
     except (OSError, ValueError) as problem:
         reason = " ".join(str(problem).split())
         raise ValueError(
             f"{source}: no such folder, and no such pipeline could be read from the hub. Check "
             f"pretrained_model_name_or_path, the network, and `hf auth login` for gated models. ({reason})"
         ) from None
+
+
+def class_named(index: Mapping[str, Any]) -> str:
+    """The class that an index names, alone or after the file that brings it along."""
+    name = index["_class_name"]
+    return name if isinstance(name, str) else name[-1]

@@ -16,7 +16,7 @@ from torch import Tensor
 from diffpref.backbones import Encoder
 from diffpref.backbones.checkpoint import Checkpoint
 from diffpref.backbones.edm_pictures import EDMDecoder, EDMEncoder
-from diffpref.backbones.loading import load_network
+from diffpref.backbones.loading import load_network, read_config
 from diffpref.backbones.shape import Shape
 from diffpref.backbones.times import Times, check_no_table, limits, logarithm, normal_between, one_of, span
 from diffpref.path import GaussianPath, edm
@@ -164,6 +164,12 @@ class EDM:
         return EDMDecoder(
             EDMPipeline.from_pretrained(self.checkpoint.source, unet=network, **self.checkpoint.options())
         )
+
+    def save_index(self, folder: Path) -> None:
+        """The pipeline's index, scheduler and code: with the UNet they are all of it."""
+        with torch.device("meta"):
+            unet: Any = UNet2DModel.from_config(read_config(UNet2DModel, self.checkpoint, self.component))
+        EDMPipeline.from_pretrained(self.checkpoint.source, unet=unet, **self.checkpoint.options()).save_index(folder)
 
     def save_lora(self, network: torch.nn.Module, folder: Path) -> None:
         """Raises ValueError: stock diffusers has no reader for LoRA of this network."""

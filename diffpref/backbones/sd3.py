@@ -179,6 +179,10 @@ class SD3:
         )
         return latents.LatentDecoder(pipeline, network, latents.POOLED)
 
+    def save_index(self, folder: Path) -> None:
+        """Nothing: the pipeline's other networks are large, and stay in the base model."""
+        return
+
     def save_lora(self, network: torch.nn.Module, folder: Path) -> None:
         """Write pytorch_lora_weights.safetensors as `StableDiffusion3Pipeline.load_lora_weights` and ComfyUI read it.
 

@@ -123,6 +123,10 @@ class UNetFamily(ABC):
         grid = torch.arange(steps - 1, -1, -1) * (STEPS // steps) + offset
         return grid if offset == 0 else torch.cat([grid, grid.new_zeros(1)])
 
+    def save_index(self, folder: Path) -> None:
+        """Nothing: the pipeline's other networks are large, and stay in the base model."""
+        return
+
     def save_lora(self, network: torch.nn.Module, folder: Path) -> None:
         """Write pytorch_lora_weights.safetensors as the `load_lora_weights` of both UNet pipelines, ComfyUI and A1111
         read it."""

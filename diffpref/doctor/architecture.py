@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpref.backbones import family_class
+from diffpref.backbones.checkpoint import class_named
 from diffpref.counting.architectures import BUILT_IN, Architecture
 from diffpref.counting.networks import family_of
 from diffpref.training.groups import Model
@@ -34,7 +35,7 @@ def architecture_of(model: Model) -> Architecture:
 def read_architecture(folder: Path, name: str) -> Architecture:
     """The architecture of a pipeline's folder, of which only the small JSON files are needed."""
     index = _json(folder / "model_index.json", name)
-    pipeline = index.get("_class_name", "")
+    pipeline = class_named(index) if "_class_name" in index else ""
     network = _json(folder / family_class(pipeline, name).component / "config.json", name)
     encoders = [_json(file, name) for file in sorted(folder.glob("text_encoder*/config.json"))]
     lengths = tuple(encoder.get("max_position_embeddings", 0) for encoder in encoders)
@@ -55,7 +56,7 @@ def _cached(name: str, revision: str | None) -> Path | None:
     if not isinstance(index, str):
         return None
     folder = Path(index).parent
-    component = family_class(json.loads(Path(index).read_text())["_class_name"], name).component
+    component = family_class(class_named(json.loads(Path(index).read_text())), name).component
     return folder if (folder / component / "config.json").is_file() else None
 
 

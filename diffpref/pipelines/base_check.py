@@ -20,7 +20,7 @@ def check_base(pipe: Any, component: str, result: Result) -> None:
     kept = next((f for f in _places(result.run) if f.is_file()), None)
     wanted = str(result.settings.get("pretrained_model_name_or_path") or "")
     over = result.settings.get("network_weights")
-    here = str(pipe.config.get("_name_or_path") or "") or f"a {type(pipe).__name__} without a name"
+    here = _name(network, component) or f"a {type(pipe).__name__} without a name"
     if kept is not None and network.dtype.is_floating_point:
         same = has_values(network, json.loads(kept.read_text(encoding="utf-8")))
     else:
@@ -37,3 +37,11 @@ def check_base(pipe: Any, component: str, result: Result) -> None:
 def _places(run: Path) -> list[Path]:
     """Where a run keeps its base's values; of a run in rounds what the first round started from."""
     return [run / BASE_FILE, run / "round-1" / "train" / BASE_FILE]
+
+
+def _name(network: Any, component: str) -> str:
+    """What the pipeline's network was loaded from: a pipeline's folder, or a name on the hub."""
+    place = Path(str(network.config.get("_name_or_path") or ""))
+    place = place.parent if place.name == component else place
+    cached = [part for part in place.parts if part.startswith("models--")]
+    return cached[-1].removeprefix("models--").replace("--", "/") if cached else str(place).removeprefix(".")

@@ -1,18 +1,24 @@
 """EDM over a diffusers UNet: the preconditioned denoiser D(x; sigma), and its sampler as a diffusers pipeline.
 
-diffusers has EDM's schedulers and the UNet, but no pipeline that joins them in pixel space."""
+diffusers has EDM's schedulers and the UNet, but no pipeline that joins them in pixel space. This file goes along with
+every model as its pipeline.py, for stock diffusers: it imports torch, diffusers and PIL, and nothing of ours."""
 
+import inspect
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, EDMEulerScheduler, UNet2DModel
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
-from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle
+
+CODE = "pipeline.py"  # this file's name in a pipeline's folder
 
 
 @dataclass(frozen=True)
@@ -55,19 +61,19 @@ def picture_shape(unet: Mapping[str, Any], patch_size: int) -> tuple[int, int]:
 
 def denoise(
     unet: torch.nn.Module,
-    x: Float[Tensor, "n c h w"],
-    sigma: Float[Tensor, " n"],
-    labels: Int[Tensor, " n"] | None,
+    x: Tensor,
+    sigma: Tensor,
+    labels: Tensor | None,
     sigma_data: float,
-) -> Float[Tensor, "n c h w"]:
+) -> Tensor:
     """D(x; sigma) = c_skip x + c_out F(c_in x; ln(sigma) / 4), Karras et al. 2022, eq. 7 and table 1.
 
     F runs in its weights' precision; the sum is float32 or better.
 
     Args:
-        x: noised pictures, x0 + sigma eps.
-        sigma: the noise level of each picture, above 0.
-        labels: the class of each picture; None for a network without classes.
+        x: noised pictures "n c h w", x0 + sigma eps.
+        sigma: the noise level of each picture, " n", above 0.
+        labels: the class of each picture, " n"; None for a network without classes.
     """
     wide = sigma.to(torch.promote_types(x.dtype, torch.float32))
     s = wide.view(-1, 1, 1, 1)
@@ -80,12 +86,12 @@ def denoise(
 
 def guided_denoise(
     unet: torch.nn.Module,
-    x: Float[Tensor, "n c h w"],
-    sigma: Float[Tensor, " n"],
-    labels: Int[Tensor, " n"] | None,
+    x: Tensor,
+    sigma: Tensor,
+    labels: Tensor | None,
     sigma_data: float,
     guidance_scale: float,
-) -> Float[Tensor, "n c h w"]:
+) -> Tensor:
     """D with classifier-free guidance against the last class, which stands for no class; 1 is no guidance."""
     if labels is None or guidance_scale == 1:
         return denoise(unet, x, sigma, labels, sigma_data)
@@ -107,9 +113,8 @@ class EDMPipeline(DiffusionPipeline):
     `patch_size` p moves each p x p square of pixels into channels before the network, which makes it cheaper: the
     network then sees "n p*p*c h/p w/p". `classes` names the classes, for prompts.
 
-    Load it by its own name; `DiffusionPipeline.from_pretrained` knows the classes of diffusers only:
-
-        EDMPipeline.from_pretrained(folder)
+    Where diffpref is installed, `EDMPipeline.from_pretrained(folder)` loads it; elsewhere, by the file that is saved
+    beside it, `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`.
     """
 
     def __init__(
@@ -128,6 +133,33 @@ class EDMPipeline(DiffusionPipeline):
             raise ValueError(f"classes must be {count} different names, one for each class of the UNet, got {classes}.")
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(patch_size=patch_size, classes=None if classes is None else list(classes))
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, unet: UNet2DModel | None = None, **options: Any) -> "EDMPipeline":
+        """The pipeline of a folder or a name on the hub, by this class: code that lies there is not run.
+
+        Options are those of the UNet's `from_pretrained`, like dtype, revision and variant."""
+        where = {name: options[name] for name in ("revision", "token", "cache_dir") if name in options}
+        config: Any = cls.load_config(str(source), **where)
+        scheduler: Any = EDMEulerScheduler.from_pretrained(source, subfolder="scheduler", **where)
+        if unet is None:
+            unet = UNet2DModel.from_pretrained(source, subfolder="unet", **options).eval()
+        return cls(unet, scheduler, config.get("patch_size", 1), config.get("classes"))
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Write the pipeline into the folder, and this file beside it, which the index names."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        self.save_index(Path(save_directory))
+
+    def save_index(self, folder: Path) -> None:
+        """Write all but the UNet: the index, the scheduler, and this file."""
+        self.save_config(str(folder))
+        self.scheduler.save_pretrained(folder / "scheduler")
+        shutil.copyfile(inspect.getfile(type(self)), folder / CODE)
+        index = folder / "model_index.json"
+        content = json.loads(index.read_text(encoding="utf-8"))
+        content["_class_name"] = [Path(CODE).stem, type(self).__name__]
+        index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @torch.no_grad()
     def __call__(
@@ -160,6 +192,8 @@ class EDMPipeline(DiffusionPipeline):
         count = batch_size if class_labels is None else len(class_labels)
         labels = self._labels(count, class_labels)
         noise = noise_schedule(self.scheduler.config)
+        # For those who ask it where the pipeline is.
+        self.scheduler.set_timesteps(num_inference_steps)
         sigmas = [*noise.levels(num_inference_steps), 0.0]
         x = self._normal(count, generator) * sigmas[0]
 
@@ -183,7 +217,7 @@ class EDMPipeline(DiffusionPipeline):
             pictures = pil_pictures(pictures)
         return ImagePipelineOutput(images=pictures) if return_dict else (pictures,)
 
-    def _labels(self, count: int, class_labels: Sequence[int] | None) -> Int[Tensor, " n"] | None:
+    def _labels(self, count: int, class_labels: Sequence[int] | None) -> Tensor | None:
         embeds = self.unet.config["num_class_embeds"]
         if embeds is None:
             if class_labels is not None:
@@ -195,9 +229,7 @@ class EDMPipeline(DiffusionPipeline):
             raise ValueError(f"class_labels must be from 0 to {embeds - 1}, which stands for no class; got {wrong[0]}.")
         return torch.tensor(given, device=self.device)
 
-    def _normal(
-        self, count: int, generator: torch.Generator | Sequence[torch.Generator] | None
-    ) -> Float[Tensor, "n c h w"]:
+    def _normal(self, count: int, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
         """Standard normal noise in float32 or better; a picture with its own generator has the same in any batch."""
         config: Any = self.unet.config
         shape = (config["in_channels"], config["sample_size"], config["sample_size"])
@@ -210,7 +242,7 @@ class EDMPipeline(DiffusionPipeline):
         return x.to(self.device, torch.promote_types(self.unet.dtype, torch.float32))
 
 
-def pil_pictures(x: Float[Tensor, "n c h w"]) -> list[Image.Image]:
+def pil_pictures(x: Tensor) -> list[Image.Image]:
     """Pictures in [-1, 1] as PIL; one channel is grey."""
     pixels = ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
     return [Image.fromarray(p[0].numpy() if len(p) == 1 else p.permute(1, 2, 0).numpy()) for p in pixels]

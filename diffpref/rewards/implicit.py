@@ -65,8 +65,9 @@ class Implicit:
         self.beta = float(from_yaml(Path(settings.run) / "config.yaml").objective.beta)
         self.times = self._times()
         self.provenance: Mapping[str, str] = {
-            "reward": "implicit",
+            "scorer": "implicit",
             "checkpoint": settings.run,
+            "preprocessing": f"middle square of {self.encode.resolution}, the base model's autoencoder",
             "unit": "nats",
             "draws": str(settings.draws),
             "seed": str(settings.seed),

@@ -37,7 +37,9 @@ def save_output(
 def describe_output(
     adapter: Adapter, family: Family, objective: Objective, settings: Mapping[str, object], folder: Path, prompt: str
 ) -> None:
-    """Write README.md for the weights that are in the folder; see `save_output`."""
+    """Write README.md, and what else a pipeline's folder needs, for the weights that are there; see `save_output`."""
+    if not adapter.added:
+        family.save_index(folder)
     write_card(
         folder,
         base=Base(

@@ -43,6 +43,9 @@ OUTPUTS = (
     "*.safetensors",
     "unet",
     "transformer",
+    "model_index.json",
+    "pipeline.py",
+    "scheduler",
 )
 
 

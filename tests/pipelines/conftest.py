@@ -74,7 +74,8 @@ def stock(bases: Callable[[str], Path]) -> Callable[[str], Any]:
     """A fresh stock pipeline of a family."""
 
     def fresh(family: str = "sdxl") -> Any:
-        pipe = DiffusionPipeline.from_pretrained(bases(family), dtype=torch.float32)
+        without = {"text_encoder_3": None, "tokenizer_3": None} if family == "sd3" else {}
+        pipe: Any = DiffusionPipeline.from_pretrained(bases(family), dtype=torch.float32, **without)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 

@@ -5,9 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
+from diffpref.training.loop import train
+from diffpref.training.settings import from_mapping
+from tests import small_sdxl
 from tests.rewards import small_aesthetic, small_blip, small_hpsv3, small_mps
 from tests.rewards.judge_server import level, points, serving
 from tests.rewards.small_clip import add_small_architecture, save_small_clip, small_open_clip
@@ -47,6 +51,17 @@ def vqascore(folder: Path) -> dict[str, Any]:
     return {"checkpoint": str(folder), "dtype": "float32"}
 
 
+def implicit(folder: Path) -> dict[str, Any]:
+    """A run of a few steps; its beta is so small that rounding stays below the tests' tolerance."""
+    base, pairs = small_sdxl.save_pipeline(folder / "base"), small_sdxl.save_pairs(folder / "pairs", count=4)
+    values = {"pretrained_model_name_or_path": str(base), "dataset_name": str(pairs), "output_dir": str(folder / "run")}
+    quick = {"resolution": small_sdxl.SIZE, "max_train_steps": 2, "rank": 2, "learning_rate": 3e-2, "beta": 1.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "1")
+        run = train(from_mapping(values | quick, "the test"), say=lambda line: None)
+    return {"run": str(run), "draws": 2}
+
+
 FILES: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "aesthetic": aesthetic,
     "clipscore": lambda folder: open_clip(folder, "diffpref-every-clipscore"),
@@ -56,6 +71,7 @@ FILES: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "hpsv2": lambda folder: open_clip(folder, "diffpref-every-hps"),
     "hpsv2.1": lambda folder: open_clip(folder, "diffpref-every-hps21"),
     "hpsv3": hpsv3,
+    "implicit": implicit,
     "imagereward": lambda folder: blip(folder, (0, 2, 4, 6, 7)),
     "jpeg_compressibility": lambda folder: {},
     "mps": mps,
