@@ -17,6 +17,9 @@ PER_PROMPT = ("prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "n
 OURS = ("generator", "output_type", "return_dict", "num_images_per_prompt", "latents", "prompt_embeds")
 """Arguments of a pipeline's call that are set here, or would give every image the same noise or no prompt."""
 
+OWN = ("pipe", "n", "batch_size", "reward", "to", "_draw")
+"""What of a `BestOf` is not the inner pipeline's."""
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -78,30 +81,17 @@ class BestOf(DiffusionPipeline):
         self.pipe, self.n, self.batch_size = pipe, n, batch_size
         self.reward = find_reward(reward, pipe.device, settings=given) if isinstance(reward, str) else reward
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "pipe":
-            raise AttributeError(name)
-        return getattr(self.pipe, name)
+    def __getattribute__(self, name: str) -> Any:
+        # The class's own methods too: this object has no networks of its own for them to work on.
+        if name in OWN or name.startswith("__"):
+            return object.__getattribute__(self, name)
+        return getattr(object.__getattribute__(self, "pipe"), name)
 
-    @property
-    def components(self) -> dict[str, Any]:
-        """The inner pipeline's parts."""
-        return self.pipe.components
-
-    @property
-    def config(self) -> Any:
-        """The inner pipeline's configuration."""
-        return self.pipe.config
-
-    @property
-    def device(self) -> torch.device:
-        """The inner pipeline's device."""
-        return self.pipe.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The inner pipeline's precision."""
-        return self.pipe.dtype
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in OWN:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.pipe, name, value)
 
     def to(self, *args: Any, **kwargs: Any) -> "BestOf":
         """Move the inner pipeline."""

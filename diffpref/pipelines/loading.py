@@ -105,10 +105,10 @@ def _check_layers(file: Path, state: Mapping[str, Tensor], component: str, netwo
 def _load_network(pipe: Any, component: str, result: Result, scale: float) -> None:
     base: Any = getattr(pipe, component)
     assert result.network is not None
-    network = type(base).from_pretrained(result.network, dtype=base.dtype)
-    ours, theirs = ({name: t.shape for name, t in part.state_dict().items()} for part in (base, network))
     if tuner_layers(base):
         raise ValueError("the pipeline has LoRAs in it: call pipe.unload_lora_weights() before a whole network.")
+    network = type(base).from_pretrained(result.network, dtype=base.dtype)
+    ours, theirs = ({name: t.shape for name, t in part.state_dict().items()} for part in (base, network))
     if ours != theirs:
         differ = next(name for name in [*ours, *theirs] if ours.get(name) != theirs.get(name))
         raise ValueError(

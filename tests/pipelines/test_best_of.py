@@ -44,6 +44,10 @@ def test_it_stands_in_a_pipelines_place(stock: Callable[..., Any], runs: Callabl
 
     best = BestOf(stock(), WARM, n=2, batch_size=2)
     assert isinstance(best, DiffusionPipeline) and best.unet is best.pipe.unet and best.to("cpu") is best
+    best.set_progress_bar_config(disable=False)
+    assert best.pipe._progress_bar_config == {"disable": False}
+    best.scheduler = type(best.scheduler).from_config(best.scheduler.config)
+    assert best.pipe.scheduler is best.scheduler and best.device.type == "cpu"
     best.load_lora_weights(runs())
     assert best.get_active_adapters() and best("red cat", seeds=[1, 2], **SHORT).images
     with pytest.raises(ValueError, match="leave latents out"):
