@@ -17,11 +17,11 @@ def check_base(pipe: Any, component: str, result: Result) -> None:
     if not result.settings:
         return
     network = getattr(pipe, component)
-    kept = next((f for f in _places(result.run) if f.is_file()), None)
+    kept = result.run / BASE_FILE
     wanted = str(result.settings.get("pretrained_model_name_or_path") or "")
     over = result.settings.get("network_weights")
     here = _name(network, component) or f"a {type(pipe).__name__} without a name"
-    if kept is not None and network.dtype.is_floating_point:
+    if kept.is_file() and network.dtype.is_floating_point:
         same = has_values(network, json.loads(kept.read_text(encoding="utf-8")))
     else:
         same = over is None and (wanted == here or Path(wanted).resolve() == Path(here).resolve())
@@ -32,11 +32,6 @@ def check_base(pipe: Any, component: str, result: Result) -> None:
             f"{result.run} was trained over {trained}, and the pipeline has other weights ({here}): {first}, or pass "
             "same_base=False to use it on another base."
         )
-
-
-def _places(run: Path) -> list[Path]:
-    """Where a run keeps its base's values; of a run in rounds what the first round started from."""
-    return [run / BASE_FILE, run / "round-1" / "train" / BASE_FILE]
 
 
 def _name(network: Any, component: str) -> str:

@@ -1,10 +1,12 @@
 """The end of a run: of one in rounds, its own folder gets the result; and the hub gets the folder, where asked."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from accelerate import PartialState
 
+from diffpref.backbones.identity import BASE_FILE
 from diffpref.run.done import mark_done
 from diffpref.run.hub import open_page, push
 from diffpref.training.groups import Hub
@@ -35,6 +37,9 @@ def finish(basis: Basis, result: Path, page: str | None, settings: Mapping[str, 
     folder = basis.run.output_dir
     if result != folder and PartialState().is_main_process:
         put_weights(result, folder, basis.family.component)
+        # What the run started from is what its first round did.
+        if (first := folder / "round-1" / "train" / BASE_FILE).is_file():
+            shutil.copyfile(first, folder / BASE_FILE)
         describe_output(basis.adapter, basis.family, basis.objective, settings, folder, basis.prompt)
         mark_done(folder, result=result.relative_to(folder).as_posix())
     if page is not None:
