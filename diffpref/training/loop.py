@@ -1,8 +1,7 @@
 """The one training: settings in, a trained adapter or network in the output directory.
 
 Read `train` and `fit` from top to bottom: the source asks for rounds; a round is encoded, its models are built, its
-plan is made, and then the loop of `steps.py` runs.
-"""
+plan is made, and then the loop of `steps.py` runs."""
 
 import json
 from collections.abc import Mapping
@@ -39,9 +38,7 @@ from diffpref.training.stream import Drawing, Feed, Share
 
 
 def train(config: TrainConfig, *, say: Say = print) -> Path:
-    """Run the training that the settings describe, and return the folder that its result was written to.
-
-    The output directory holds the result either way; of a run in rounds the returned one is a folder inside.
+    """Run the training that the settings describe, and return the result's folder: in rounds, one in the output_dir.
 
     Raises:
         ValueError: settings, data or a checkpoint that cannot work; before the first step, naming what and the remedy.
