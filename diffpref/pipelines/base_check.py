@@ -21,7 +21,9 @@ def check_base(pipe: Any, component: str, result: Result) -> None:
     wanted = str(result.settings.get("pretrained_model_name_or_path") or "")
     over = result.settings.get("network_weights")
     here = _name(network, component) or f"a {type(pipe).__name__} without a name"
-    if kept.is_file() and network.dtype.is_floating_point:
+    # Base adapters were merged before the values were taken, and are part of the result.
+    merged = bool(result.settings.get("base_adapters"))
+    if kept.is_file() and not merged and network.dtype.is_floating_point:
         same = has_values(network, json.loads(kept.read_text(encoding="utf-8")))
     else:
         same = over is None and (wanted == here or Path(wanted).resolve() == Path(here).resolve())
