@@ -165,7 +165,7 @@ def test_the_references_switch_walks_over_no_modules(
     everything = len(list(built.runner.model.network.modules()))
     calls.clear()
     built.step(iter([batch_of(2)]), 1)
-    assert len(layers) > 10 and calls.pop("requires_grad_") <= 4  # the head's two leaves, for each pair
+    assert len(layers) > 10 and calls.pop("requires_grad_", 0) <= 4  # the head's two leaves, for each pair
     # A network's first parameter says its precision: the way there is two modules long.
-    assert calls.pop("named_modules") < 50 < everything
+    assert calls.pop("named_modules") < 100 < everything
     assert not calls
