@@ -50,11 +50,7 @@ def test_idx_files(tmp_path: Path, zipped: bool) -> None:
     ("name", "content", "message"),
     [
         ("train-images-idx3-ubyte.gz", b"no gzip", "images-idx3-ubyte.gz cannot be unpacked"),
-        (
-            "train-images-idx3-ubyte.gz",
-            gzip.compress(bytes(999), mtime=0)[:-9],
-            "images-idx3-ubyte.gz cannot be unpacked",
-        ),
+        ("train-images-idx3-ubyte.gz", gzip.compress(bytes(999), mtime=0)[:-9], "ubyte.gz cannot be unpacked"),
         ("train-labels-idx1-ubyte.gz", gzip.compress(b"PNG", mtime=0), "labels-idx1-ubyte.gz is no idx file"),
         (
             "train-images-idx3-ubyte.gz",
