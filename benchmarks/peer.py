@@ -98,7 +98,7 @@ def our_turn(config: TrainConfig, rows: Preferences) -> Turn:
     """A step of the training loop, from the cached batch to the optimizer."""
     basis = basis_of(config, lambda line: None)
     accelerator = accelerator_of(config.run, config.adapter)
-    asked = Round(basis=basis, summary="", encode=lambda where, say: Dataset().encode(rows, basis, where, say))
+    asked = Round(basis=basis, summary="", encode=lambda where, say: Dataset().encode(rows, None, basis, where, say))
     ready = prepared(config, asked, accelerator, basis.say)
     example = next(ready.feed(0, 1))
     plan = ready.works.plan(config.mode, config.optimizer, example, None)

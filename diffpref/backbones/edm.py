@@ -161,9 +161,8 @@ class EDM:
 
     def load_decoder(self, network: torch.nn.Module, device: torch.device) -> EDMDecoder:
         """The pipeline around a network."""
-        return EDMDecoder(
-            EDMPipeline.from_pretrained(self.checkpoint.source, unet=network, **self.checkpoint.options())
-        )
+        unet: Any = network
+        return EDMDecoder(EDMPipeline.from_pretrained(self.checkpoint.source, unet=unet, **self.checkpoint.options()))
 
     def save_index(self, folder: Path) -> None:
         """The pipeline's index, scheduler and code: with the UNet they are all of it."""

@@ -39,7 +39,8 @@ def has_values(network: torch.nn.Module, kept: Mapping[str, Any]) -> bool:
     matrices = _matrices(network)
     if not set(kept["values"]) <= set(matrices):
         return False
-    coarse = max((network.dtype, getattr(torch, kept["dtype"])), key=lambda dtype: torch.finfo(dtype).eps)
+    dtypes: list[torch.dtype] = [getattr(torch, _dtype_name(network)), getattr(torch, kept["dtype"])]
+    coarse = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
     same = total = 0
     for name, values in kept["values"].items():
         ours = _picked(matrices[name]).to(coarse)

@@ -46,7 +46,9 @@ def load_network(kind: type[Network], checkpoint: Checkpoint, component: str, dt
         for file in files:
             network.load_state_dict(read_tensors(file, key="network_weights")[0], strict=False)
     merge(network, component, checkpoint.base_adapters)
-    return network if first == dtype else network.to(dtype)
+    if first != dtype:
+        network.to(dtype)
+    return network
 
 
 def bare_network(family: Family) -> torch.nn.Module:

@@ -41,7 +41,7 @@ def stay_local_if_unreachable() -> None:
 
     if hub.HF_HUB_OFFLINE or _reachable(hub.ENDPOINT):
         return
-    import datasets
+    import datasets.config
 
     hub.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
 

@@ -38,8 +38,8 @@ class Comparison:
     def sheet(self, places: Sequence[int] | None = None) -> Image.Image:
         """b's images above a's, as before and after; of the prompts at these places, else of the first six."""
         places = range(min(6, len(self.prompts))) if places is None else places
-        b, a, texts = ([of[place] for place in places] for of in (self.b, self.a, self.prompts))
-        return side_by_side(b, a, texts)
+        b, a = ([images[place] for place in places] for images in (self.b, self.a))
+        return side_by_side(b, a, [self.prompts[place] for place in places])
 
 
 def compare(

@@ -81,8 +81,9 @@ def _reference(network: torch.nn.Module) -> Any:
     merged = [name for layer in layers for name in layer.merged_adapters]
     if merged:
         raise ValueError(f"LoRA {merged[0]!r} is fused into the network: call pipe.unfuse_lora() first.")
-    names = {name for layer in layers for name in layer.active_adapters}
-    names = {loaded.adapter} & names if loaded is not None else names
+    names: set[str] = {name for layer in layers for name in layer.active_adapters}
+    if loaded is not None:
+        names &= {loaded.adapter}
 
     @contextmanager
     def off() -> Iterator[None]:
