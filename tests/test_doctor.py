@@ -56,7 +56,9 @@ def test_it_answers_for_a_tiny_config(config: str, tmp_path: Path, capsys: pytes
     assert answer(config, tmp_path, capsys)["run"]["choice"].startswith("loss_mode ")
 
 
-@pytest.mark.parametrize("config", [c for c in CONFIGS if not c.startswith("configs/tiny")])
+@pytest.mark.parametrize(
+    "config", [c for c in CONFIGS if not c.startswith("configs/tiny") and "-paper" not in c and "-small" not in c]
+)
 def test_it_answers_at_once_for_every_other_config(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ EDM = Architecture("EDM for CIFAR-10", "EDMPipeline", EDM_UNET)
 
 BUILT_IN: Mapping[str, Architecture] = {
     "stabilityai/stable-diffusion-xl-base-1.0": SDXL,
+    "stabilityai/sdxl-turbo": SDXL,
     "stabilityai/stable-diffusion-3-medium-diffusers": SD3,
     "stabilityai/stable-diffusion-3.5-medium": SD35,
     "my-edm-cifar10": EDM,

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from PIL import Image
 from torch import Tensor
 
@@ -75,7 +75,7 @@ class Implicit:
             "dtype": settings.dtype,
         }
 
-    def _times(self) -> Float[Tensor, " d"]:
+    def _times(self) -> Num[Tensor, " d"]:
         """The middles of `draws` equal shares of the training's times."""
         generator = torch.Generator().manual_seed(self.settings.seed)
         fine = [self.encode.family.draw_t(generator) for _ in range(self.settings.draws * FINER)]

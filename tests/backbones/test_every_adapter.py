@@ -77,8 +77,7 @@ def test_it_is_a_value(adapter: Adapter) -> None:
     with pytest.raises(FrozenInstanceError):
         adapter.anything = 1  # type: ignore[attr-defined]
     assert adapter.counted().identity() == adapter.identity()
-    usage = adapter.words.usage.format(folder="'a'", base_model="'b'", network="unet", prompt="'c'")
-    compile(usage, "the card", "exec")
+    compile(adapter.words.load, "the card", "exec")
 
 
 def test_policy_and_reference_start_equal_and_the_reference_stays(adapter: Adapter, family: Family) -> None:

@@ -19,6 +19,7 @@ def weights(pipe: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items()}
 
 
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 def test_the_scale_is_the_loras_weight(stock: Stock, runs: Runs) -> None:
     pipe = load(stock(), runs(), scale=0.25)
     layer = next(part for part in pipe.unet.modules() if hasattr(part, "lora_A") and part.lora_A)
