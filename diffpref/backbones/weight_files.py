@@ -8,6 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from diffpref.files.hub import may_be_hub_name, stay_local_if_unreachable
+
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -22,7 +24,7 @@ def find_file(root: Path | str, names: Sequence[str], *, key: str) -> Path | Non
     """
     folder = Path(root)
     if not folder.is_dir():
-        if len(folder.parts) != 2 or folder.is_absolute() or folder.parts[0] in (".", "..", "~"):
+        if not may_be_hub_name(str(root)):
             return None
         found = _on_the_hub(str(root), names, key)
         if found is None or not found.is_dir():
@@ -35,6 +37,7 @@ def _on_the_hub(repository: str, names: Sequence[str], key: str) -> Path | None:
     """The file, downloaded; where the hub cannot be asked, the folder of what was downloaded before."""
     from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 
+    stay_local_if_unreachable()
     try:
         there = set(list_repo_files(repository))
     except Exception as problem:  # noqa: BLE001  whatever keeps the hub from answering, the cache may have the file

@@ -1,6 +1,5 @@
 """Where the weights of a run are: in its folder, in a folder or file that somebody made of it, or on the hub."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 from diffpref.backbones.adapters.lora import LORA_FILE
 from diffpref.backbones.checkpoint import WEIGHTS
+from diffpref.backbones.identity import BASE_FILE
+from diffpref.files.hub import may_be_hub_name, stay_local_if_unreachable
 from diffpref.run.done import is_done
 from diffpref.settings.typed import read_yaml
 
@@ -72,11 +73,12 @@ def _finished(run: Path, component: str) -> Path:
 
 def _download(name: str, component: str) -> Path:
     """The hub's copy of what `load` needs."""
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is None:
+    if not may_be_hub_name(name):
         raise ValueError(f"{name}: no such folder or file, and no name on the hub (OWNER/NAME). Check the path.")
+    stay_local_if_unreachable()
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.safetensors", "config.yaml", "base.json", "config.json", f"{component}/*"]
+    wanted = ["*.safetensors", "config.yaml", BASE_FILE, "config.json", f"{component}/*"]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except (OSError, ValueError) as problem:
