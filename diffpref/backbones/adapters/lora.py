@@ -13,8 +13,8 @@ from torch import Tensor
 from diffpref.backbones import Family, Kind
 from diffpref.backbones.adapters.adapter import Adapter, Words
 from diffpref.backbones.adapters.base_adapters import TRAINED_FILE, stacked
-from diffpref.backbones.adapters.kohya import UP, lora_scales, save_kohya
-from diffpref.backbones.adapters.lora_file import LORA_FILE, attached, read_lora
+from diffpref.backbones.adapters.kohya import save_kohya
+from diffpref.backbones.adapters.lora_file import LORA_FILE, UP, attached, read_lora
 from diffpref.backbones.adapters.lora_start import at_scale, check_same_layers
 from diffpref.backbones.adapters.reference import AdapterOff
 from diffpref.backbones.adapters.streamed import StreamedReference
@@ -206,14 +206,14 @@ def save_unet_lora(network: torch.nn.Module, base: str, folder: Path) -> None:
         base: kohya's name of the base model's version, like "sdxl_base_v1-0".
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_kohya(lora_state(network), lora_scales(network, ADAPTER), base, folder / LORA_FILE)
+    save_kohya(attached(network, ADAPTER), base, folder / LORA_FILE)
 
 
 def unscaled(network: torch.nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The adapter's tensors and metadata for a reader that knows no alpha: the scale is in the matrices, alpha is rank.
 
     The metadata is the part of the adapter's config that all versions of peft read."""
-    scales = {f"{layer}{UP[0]}": scale for layer, scale in lora_scales(network, ADAPTER).items()}
+    scales = {name + UP: layer.scale for name, layer in attached(network, ADAPTER).items()}
     state = lora_state(network)
     scaled = {name: tensor * scales[name] for name, tensor in state.items() if scales.get(name, 1.0) != 1}
     config = network.peft_config[ADAPTER].to_dict()  # type: ignore[index]
