@@ -23,6 +23,11 @@ _UPRIGHT = {
 }
 
 
+def encoded_bytes(source: ImageSource) -> bytes:
+    """The image as it is kept: the bytes of its file."""
+    return source if isinstance(source, bytes) else source.read_bytes()
+
+
 def _open(source: ImageSource) -> tuple[Image.Image, str]:
     name = str(source) if isinstance(source, Path) else f"image of {len(source)} bytes"
     try:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffpref.backbones import Encoder
 from diffpref.backbones.prompts import split
-from diffpref.data.decode import ImageSource, decode
+from diffpref.data.decode import decode, encoded_bytes
 from diffpref.data.framing import Framing, Told, check_posterior, to_square
 from diffpref.data.rows import Preferences
 from diffpref.files.disk import require_space
@@ -58,10 +58,6 @@ class EncodedPreferences:
             std = torch.stack([self.store.get(key)["std"] for key in keys]).float()
             latents = latents.float() + std * torch.randn(std.shape, generator=draw)
         return latents, self.store.get(group.prompt), group.scores
-
-
-def _bytes(source: ImageSource) -> bytes:
-    return source if isinstance(source, bytes) else source.read_bytes()
 
 
 def encode_preferences(
@@ -139,7 +135,7 @@ def _keys(
             sizes.append(framing.told(row.images[0], offset))
         keys: dict[bool, list[str]] = {False: [], True: []}
         for place, source in enumerate(row.images):
-            data = _bytes(source)
+            data = encoded_bytes(source)
             for mirror in (False, True) if framing.flip else (False,):
                 key = content_key(data, look, f"{offset}", f"mirrored {mirror}")
                 keys[mirror].append(key)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from diffpref.data.decode import encoded_bytes
 from diffpref.data.rows import Preferences
 from diffpref.files.identity import content_key
 
@@ -59,8 +60,7 @@ def _units(rows: Preferences) -> dict[str, list[int]]:
 
 def _better(rows: Preferences, position: int) -> bytes:
     row = rows[position]
-    source = row.images[row.scores.index(max(row.scores))]
-    return source if isinstance(source, bytes) else source.read_bytes()
+    return encoded_bytes(row.images[row.scores.index(max(row.scores))])
 
 
 def _chosen(units: Sequence[Sequence[int]], count: int) -> list[int]:

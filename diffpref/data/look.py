@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from diffpref.data.decode import ImageSource, decode, image_header
+from diffpref.data.decode import ImageSource, decode, encoded_bytes, image_header
 
 SIDE = 512
 """Side of the grey square on which brightness and sharpness are measured, in pixels, where no resolution is given."""
@@ -88,8 +88,4 @@ def same_file(one: ImageSource, other: ImageSource) -> bool:
             return True
         if one.stat().st_size != other.stat().st_size:
             return False
-    return _bytes(one) == _bytes(other)
-
-
-def _bytes(source: ImageSource) -> bytes:
-    return source if isinstance(source, bytes) else source.read_bytes()
+    return encoded_bytes(one) == encoded_bytes(other)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffpref.data.bad_row import BadRow
+from diffpref.data.decode import encoded_bytes
 from diffpref.data.rows import Row
 from diffpref.files import atomic
 from diffpref.files.identity import content_key
@@ -20,7 +21,7 @@ def row_key(row: Row) -> str:
     contents = []
     for source in row.images:
         try:
-            contents.append(source if isinstance(source, bytes) else source.read_bytes())
+            contents.append(encoded_bytes(source))
         except OSError as problem:
             reason = f"{source} cannot be read ({problem.strerror}): restore the file."
             raise BadRow("missing image", reason) from None
@@ -41,7 +42,6 @@ class ScoreFile:
 
     def __init__(self, output: Path, *, reward: str, identity: str) -> None:
         self.path = output.with_name(f"{output.name}.scores.jsonl")
-        self.scores: dict[str, tuple[float, ...]] = {}
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         whole = [entry for line in lines if (entry := _entry(line)) is not None]
         if whole and whole[0].get("identity") != identity:
@@ -49,7 +49,7 @@ class ScoreFile:
                 f"{self.path} has scores of another reward ({whole[0].get('reward')}) or of another version of it: "
                 "delete it, or choose another --output."
             )
-        self.scores = {str(entry["key"]): tuple(entry["scores"]) for entry in whole[1:]}
+        self.scores: dict[str, tuple[float, ...]] = {str(entry["key"]): tuple(entry["scores"]) for entry in whole[1:]}
         # Written again without a line that a kill has cut.
         first = {"reward": reward, "identity": identity}
         atomic.write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in [first, *whole[1:]]))
