@@ -15,16 +15,6 @@ CONFIGS = sorted(f for f in (ROOT / "configs").rglob("*.yaml") if f.parent.name 
 TRAINING = [path for path in CONFIGS if path.parent.name != "accelerate"]
 
 
-@pytest.fixture
-def written(tmp_path: Path):
-    def write(text: str) -> Path:
-        path = tmp_path / "run.yaml"
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    return write
-
-
 @pytest.mark.parametrize("path", TRAINING, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_config_in_the_repository_parses_and_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
     config = from_yaml(path)

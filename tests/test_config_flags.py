@@ -14,16 +14,6 @@ from diffpref.training.settings import READER, from_mapping, from_yaml, parse, t
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def written(tmp_path: Path):
-    def write(text: str) -> Path:
-        path = tmp_path / "run.yaml"
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    return write
-
-
 def test_the_command_line_goes_over_the_file_wherever_config_stands(written) -> None:
     path = written("beta: 100\nsft: 1\nrank: 8\nvalidation_prompts: [x]\noptimizer: adafactor")
     for line in (
