@@ -21,6 +21,18 @@ SDXL_UNET: Mapping[str, Any] = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
+SD15_UNET: Mapping[str, Any] = {
+    "_class_name": "UNet2DConditionModel",
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    "layers_per_block": 2,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 768,
+}
 SD3_TRANSFORMER: Mapping[str, Any] = {
     "_class_name": "SD3Transformer2DModel",
     "sample_size": 128,
@@ -116,6 +128,7 @@ class Architecture:
 
 
 SDXL = Architecture("SDXL base 1.0", "StableDiffusionXLPipeline", SDXL_UNET, VAE_4, (CLIP_L, CLIP_G), (77, 77))
+SD15 = Architecture("SD 1.5", "StableDiffusionPipeline", SD15_UNET, {**VAE_4, "sample_size": 512}, (CLIP_L,), (77,))
 SD3 = Architecture(
     "SD3 medium", "StableDiffusion3Pipeline", SD3_TRANSFORMER, VAE_16, (CLIP_L, CLIP_G, T5_XXL), (77, 77, 256)
 )
@@ -127,6 +140,7 @@ EDM = Architecture("EDM for CIFAR-10", "EDMPipeline", EDM_UNET)
 BUILT_IN: Mapping[str, Architecture] = {
     "stabilityai/stable-diffusion-xl-base-1.0": SDXL,
     "stabilityai/sdxl-turbo": SDXL,
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": SD15,
     "stabilityai/stable-diffusion-3-medium-diffusers": SD3,
     "stabilityai/stable-diffusion-3.5-medium": SD35,
     "my-edm-cifar10": EDM,

@@ -99,8 +99,9 @@ def count(setup: Setup, what: str, *size: int) -> dict[str, Any]:
 def key_of(setup: Setup, what: str, *size: int) -> str:
     """The name of a count: equal for setups that cost the same."""
     described: dict[str, Any] = dataclasses.asdict(setup)
-    kind = {"rank": 0, "lora_target_modules": [], **setup.adapter.identity()}
-    kind.pop("lora_alpha", None)  # a factor, whatever it is
+    # A setting that is off has no part in the name: a new one leaves the names of earlier counts as they are.
+    own = {name: value for name, value in setup.adapter.identity().items() if value is not None}
+    kind = {"rank": 0, "lora_target_modules": [], **own}
     described |= {"adapter": ADAPTER.name_of(type(setup.adapter)), "targets": kind.pop("lora_target_modules"), **kind}
     # The name and the encoders change nothing.
     described["architecture"] = [setup.architecture.pipeline, dict(setup.architecture.network)]

@@ -6,14 +6,16 @@ import pytest
 import torch
 
 from benchmarks.encoders import build_encoders
-from diffpref.counting.architectures import BUILT_IN, EDM, SD3, SD35, SDXL, Architecture
+from diffpref.counting.architectures import BUILT_IN, EDM, SD3, SD15, SD35, SDXL, Architecture
 from diffpref.counting.counters import Usage
 from diffpref.counting.meta import as_on_a_gpu
 from diffpref.counting.networks import build_network, family_of, meta_probe, shape_of
 from diffpref.errors import predict
 
 
-@pytest.mark.parametrize(("architecture", "millions"), [(SDXL, 2567.46), (SD3, 2028.33), (SD35, 2243.17), (EDM, 55.94)])
+@pytest.mark.parametrize(
+    ("architecture", "millions"), [(SDXL, 2567.46), (SD15, 859.52), (SD3, 2028.33), (SD35, 2243.17), (EDM, 55.94)]
+)
 def test_parameter_counts(architecture: Architecture, millions: float) -> None:
     network = build_network(architecture, torch.bfloat16)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
@@ -56,7 +58,7 @@ def test_every_hub_name_of_the_configs_is_built_in() -> None:
     import yaml
 
     root = Path(__file__).parent.parent.parent / "configs"
-    for file in [*root.glob("sdxl/*.yaml"), *root.glob("sd3/*.yaml"), *root.glob("edm/*.yaml")]:
+    for file in [*root.glob("sd*/*.yaml"), *root.glob("edm/*.yaml")]:
         assert yaml.safe_load(file.read_text())["pretrained_model_name_or_path"] in BUILT_IN, file
 
 
