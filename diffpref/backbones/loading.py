@@ -47,7 +47,9 @@ def load_network(kind: type[Network], checkpoint: Checkpoint, component: str, dt
             network.load_state_dict(read_tensors(file, key="network_weights")[0], strict=False)
     merge(network, component, checkpoint.base_adapters)
     if first != dtype:
-        network.to(dtype)
+        # diffusers annotates `to` as if it were no method.
+        whole: Any = network
+        whole.to(dtype)
     return network
 
 
