@@ -14,17 +14,34 @@ from torch import Tensor
 
 from diffpref.backbones import Family
 from diffpref.errors import model_error
+from diffpref.path import GaussianPath
 from diffpref.probe import forward_probe
 from diffpref.probes import Batch
 from diffpref.training.models import Models
 from diffpref.training.stream import Drawing, Draws, Groups
-from diffpref.types import Backbone, Candidates, Probe
+from diffpref.types import Backbone, Candidates, Cond, Probe
 
 POINTS = 32
 """Places where few images are compared: each gets several times and noises until there are so many."""
 
 Place = tuple[int, int]
 """Which image or group, and which of its draws of time and noise."""
+
+
+@dataclass(frozen=True)
+class _Autocast:
+    """A model under the run's autocast, and only it: there torch cannot stack float16 latents beside bfloat16."""
+
+    model: Backbone
+    accelerator: Accelerator
+
+    @property
+    def path(self) -> GaussianPath:
+        return self.model.path
+
+    def __call__(self, x_t: Float[Tensor, " n *chw"], t: Tensor, cond: Cond) -> Float[Tensor, " n *chw"]:
+        with self.accelerator.autocast():
+            return self.model(x_t, t, cond)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +63,9 @@ class Fixed:
         network, training = self.models.network, self.models.network.training
         network.eval()
         try:
-            with self.loaded() if reference else nullcontext(), torch.no_grad(), self.accelerator.autocast():
-                yield self.models.reference if reference else self.family.backbone(network)
+            with self.loaded() if reference else nullcontext(), torch.no_grad():
+                model = self.models.reference if reference else self.family.backbone(network)
+                yield _Autocast(model, self.accelerator)
         finally:
             network.train(training)
 
