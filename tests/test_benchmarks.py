@@ -64,6 +64,7 @@ def test_the_table_shows_every_figure() -> None:
     assert "| 1 list of 8 |" in text
 
 
+@pytest.mark.slow
 def test_memory_of_real_processes_on_a_small_network(small: Architecture) -> None:
     """The path of `bench cpu` itself, on a network of milliseconds."""
     found = [cpu.growth(step, replace(small, text_lengths=(8, 8))) for step in ("deferred", "joint")]
@@ -78,6 +79,7 @@ def test_a_quarter_of_the_peer_s_memory(capsys: pytest.CaptureFixture[str], tmp_
     assert min(shares["deferred"], shares["two-pass"]) <= 0.25
 
 
+@pytest.mark.slow
 def test_the_race_runs_both_steps() -> None:
     rows, text = peer.race(1)
     assert [row["step"] for row in rows] == ["diffusers script", "ours", "ours, reference stored"]

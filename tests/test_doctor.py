@@ -76,6 +76,7 @@ def test_it_answers_at_once_for_every_other_config(
         assert found["kind"] in ("label", "reward")
 
 
+@pytest.mark.slow
 def test_the_sizes_of_a_run(tmp_path: Path) -> None:
     config = small(tmp_path, optimizer="adamw", use_ema=True)
     needs = ask(config)[0]
@@ -158,6 +159,7 @@ def test_counts_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert ask(config)[0] == first
 
 
+@pytest.mark.slow
 def test_keys_of_the_command_line_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "found.json"
     model = str(small_sdxl.save_pipeline(tmp_path / "model"))

@@ -29,6 +29,7 @@ def test_the_gradient_vanishes_at_the_target_margin_and_points_to_it_elsewhere()
     assert slope(0.5) > 0 > slope(1.5)
 
 
+@pytest.mark.slow
 def test_a_run_trains_with_it_by_its_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     settings = {

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.small_sdxl import SIZE, save_pairs, save_pipeline
@@ -40,6 +41,7 @@ def test_settings_are_read_without_the_libraries_of_networks() -> None:
     assert "tyro" in loaded and not loaded & HEAVY
 
 
+@pytest.mark.slow
 def test_a_first_step_imports_what_it_uses(tmp_path: Path) -> None:
     data = {
         "pretrained_model_name_or_path": str(save_pipeline(tmp_path / "base")),

@@ -143,6 +143,7 @@ def installed(package: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not installed("xformers"), reason="xformers is not installed")
 def test_the_wheel_of_xformers_loads_or_says_what_it_lacks() -> None:
     loaded, said = load_apart()

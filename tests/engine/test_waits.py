@@ -103,6 +103,7 @@ def engine(mode: Mode, folder: Path, micro_batch: int = 1) -> Engine:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_travels_while_the_host_waits(mode: str, micro_batch: int, tmp_path: Path) -> None:
@@ -138,6 +139,7 @@ def test_a_whole_step_reads_what_it_needs(run: Callable[..., Path], monkeypatch:
     assert [dict(found) for found in seen] == [NEEDED[mode]] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_the_references_switch_walks_over_no_modules(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,6 +16,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 NUMPY_TOO_NEW = "only 0-dimensional arrays can be converted to Python scalars"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter's run")
 def test_the_triton_code_passes_the_same_tests() -> None:
     # Triton reads the variable once, when it is imported. Two tests of size are left out: 500 programs take seconds.

@@ -22,6 +22,7 @@ def pictures(pipe: Any) -> torch.Tensor:
     return pipe(class_labels=[0, 1], num_inference_steps=3, generator=seed, output_type="pt").images
 
 
+@pytest.mark.slow
 def test_a_runs_folder_is_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
     base, pairs = small_edm.save_pipeline(tmp_path / "base"), small_sdxl.save_pairs(tmp_path / "pairs", count=4)

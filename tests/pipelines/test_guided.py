@@ -56,6 +56,7 @@ def test_the_window_is_of_the_schedulers_levels(stock: Callable[..., Any], runs:
     assert not np.array_equal(mixed, tuned) and pipe.get_active_adapters() == ["preference"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 def test_other_loras_stay_on_in_the_reference(
     stock: Callable[..., Any], runs: Callable[..., Path], tmp_path: Path

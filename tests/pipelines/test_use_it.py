@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 
 
+@pytest.mark.slow
 def test_the_pages_python_runs(runs: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that are not here are replaced: SDXL by the embedded model, PickScore by the embedded judge."""
     emoji = {"pretrained_model_name_or_path": str(ROOT / "assets/tiny-sdxl"), "resolution": 64, "max_train_steps": 1}

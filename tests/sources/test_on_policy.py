@@ -94,6 +94,7 @@ def step_below(folder: Path, config: TrainConfig, t: float) -> torch.Tensor:
     return times[int((times - t).abs().argmin()) + 1][None]
 
 
+@pytest.mark.slow
 def test_a_killed_collection_resumes_exactly(d3po: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(collect, "BATCH_PROMPTS", 2)
     straight = start(d3po(rounds=1, output_dir=str(tmp_path / "straight")))
@@ -125,6 +126,7 @@ def test_a_killed_collection_resumes_exactly(d3po: Make, monkeypatch: pytest.Mon
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["rank"] == 4
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes(d3po: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     straight = start(d3po(rounds=1, checkpointing_steps=1, output_dir=str(tmp_path / "straight")))
     take, calls = step.Engine.step, []

@@ -33,6 +33,7 @@ def loaded(base: Path, folder: Path) -> dict[str, torch.Tensor]:
     return lora_state(pipeline.unet)
 
 
+@pytest.mark.slow
 def test_d3po(d3po: Make, bases: dict[str, Path]) -> None:
     config = d3po()
     run = config.run.output_dir

@@ -28,6 +28,7 @@ def style(tmp_path: Path) -> str:
     return f"{file}=0.5"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["d3po", "ddo"])
 def test_a_round_goes_on_from_shards(
     method: str, d3po: Make, ddo: Make, style: str, monkeypatch: pytest.MonkeyPatch
@@ -51,6 +52,7 @@ def test_a_round_goes_on_from_shards(
         assert torch.equal(loaded.reference.model.network.state_dict()[name], tensor), name
 
 
+@pytest.mark.slow
 def test_rounds_of_lora_over_base_adapters(d3po: Make, style: str) -> None:
     config = d3po(base_adapters=[style], learning_rate=3e-2, lora_alpha=8)
     done = start(config)

@@ -73,6 +73,7 @@ def test_policy_and_reference_start_from_them(base: Path, files: tuple[str, str]
     torch.testing.assert_close(alone, trained, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_run_is_not_continued_on_other_adapters(files: tuple[str, str], run: Run) -> None:
     run(base_adapters=[files[0]], checkpointing_steps=2, max_train_steps=2)
     again = {"checkpointing_steps": 2, "max_train_steps": 4, "resume_from_checkpoint": "latest"}
@@ -83,6 +84,7 @@ def test_a_run_is_not_continued_on_other_adapters(files: tuple[str, str], run: R
     run(base_adapters=[files[0]], **again)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_another_with_the_same_adapters(
     files: tuple[str, str], run: Run, settings: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -108,6 +110,7 @@ def test_a_run_goes_on_from_another_with_the_same_adapters(
         run(**shared, adapter_weights=str(first), output_dir=str(tmp_path / "c"))
 
 
+@pytest.mark.slow
 def test_errors_of_another_base_are_not_taken(files: tuple[str, str], run: Run, tmp_path: Path) -> None:
     """Stored errors lie in one folder for each base; a file that changed under its name is refused."""
     shared = {

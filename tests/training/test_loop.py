@@ -163,6 +163,7 @@ def test_no_encoder_is_in_memory_while_training(run: Run, monkeypatch: pytest.Mo
     assert len(alive) == 4 and not any(alive)
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_metrics_and_pictures(run: Run) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -11,6 +11,7 @@ from diffpref.training.loop import train
 from tests.small_sdxl import read_metrics, read_weights
 
 
+@pytest.mark.slow
 def test_the_losses_and_the_file_are_pefts(run: Callable[..., Path], tmp_path: Path) -> None:
     # At beta 5000 a rounding of 1e-8 in an error is 2e-5 in the loss.
     changes = {"beta": 200, "max_train_steps": 6}

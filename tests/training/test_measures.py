@@ -57,6 +57,7 @@ def test_before_an_update_the_policy_is_the_reference(run: Run, adapter: str) ->
     assert found["heldout/accuracy"] == 0.5 and found["heldout/margin"] == 0
 
 
+@pytest.mark.slow
 def test_measuring_moves_no_step(run: Run, tmp_path: Path) -> None:
     shared = {"max_train_steps": 4, "holdout_rows": 2, "use_ema": True, "ema_decay": 0.5}
     often = run(output_dir=str(tmp_path / "often"), validation_steps=2, drift_samples=3, **shared)
@@ -69,6 +70,7 @@ def test_measuring_moves_no_step(run: Run, tmp_path: Path) -> None:
     assert "drift" not in read_metrics(never)[-1] and not (never / "drift").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_a_killed_run_resumes_to_the_same_numbers(
     run: Run, tmp_path: Path, adapter: str, monkeypatch: pytest.MonkeyPatch
@@ -153,6 +155,7 @@ def test_every_family_has_drift(family: str, tmp_path: Path, pairs: Path) -> Non
     assert len(load_file(folder / "drift/own.safetensors")["samples"]) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "ruined"), [(6e-3, True), (1e-4, False)])
 def test_a_ruined_run_rings_and_a_mild_one_does_not(rate: float, ruined: bool, tmp_path: Path) -> None:
     """The embedded model on drawings unlike its emoji; the full runs are in tests/test_quickstart.py."""

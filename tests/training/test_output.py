@@ -155,6 +155,7 @@ def test_a_run_leaves_its_record(run: Run, settings: Callable[..., Any], base: P
     assert {path.stat().st_mode for path in folder.rglob("*") if path.is_file()} == {readable}
 
 
+@pytest.mark.slow
 def test_the_files_of_another_run_go_when_asked(run: Run) -> None:
     folder = run(max_train_steps=2, checkpointing_steps=1, validation_prompts=["a dog"])
     with pytest.raises(ValueError, match="holds another run"):

@@ -90,6 +90,7 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_of_the_published_ways_resumes_exactly(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight = run(**EVERYTHING, output_dir=str(tmp_path / "straight"))
     changes = {**EVERYTHING, "checkpointing_steps": 2}
@@ -101,6 +102,7 @@ def test_a_run_of_the_published_ways_resumes_exactly(run: Run, tmp_path: Path, m
             run(**changes | {key: value}, resume_from_checkpoint="latest", max_train_steps=6)
 
 
+@pytest.mark.slow
 def test_an_epoch_of_kept_errors_has_the_draws_that_were_kept(run: Run, tmp_path: Path) -> None:
     """The fifth step repeats the first one's groups and draws, whose errors were kept; they are what they would be."""
     changes = {k: v for k, v in EVERYTHING.items() if not k.startswith("t_")}
@@ -155,6 +157,7 @@ def test_the_empty_prompt_is_the_official_codes(settings: Settings, base: Path) 
     torch.testing.assert_close(plain.negative, dict(encoder.encode_prompts(["a dog"])))
 
 
+@pytest.mark.slow
 def test_a_negative_prompt_changes_the_validation_images_alone(run: Run, tmp_path: Path) -> None:
     shown = {"validation_prompts": ["red cat"], "max_train_steps": 1}
     one, other = (

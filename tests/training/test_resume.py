@@ -72,7 +72,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [name if name == "lora with everything" else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_a_killed_run_continues_bit_for_bit(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
@@ -92,6 +94,7 @@ def test_a_killed_run_continues_bit_for_bit(
     assert max(checkpoint.checkpoints(resumed)).name == "checkpoint-8"
 
 
+@pytest.mark.slow
 def test_a_shorter_run_is_extended(run: Run, tmp_path: Path) -> None:
     straight = run(output_dir=str(tmp_path / "straight"), max_train_steps=6)
     run(output_dir=str(tmp_path / "resumed"), max_train_steps=3, checkpointing_steps=3)
@@ -99,6 +102,7 @@ def test_a_shorter_run_is_extended(run: Run, tmp_path: Path) -> None:
     assert_same(straight, tmp_path / "resumed")
 
 
+@pytest.mark.slow
 def test_latest_without_a_checkpoint_starts_fresh(run: Run, tmp_path: Path) -> None:
     straight = run(output_dir=str(tmp_path / "straight"), max_train_steps=2)
     assert_same(straight, run(output_dir=str(tmp_path / "new"), max_train_steps=2, resume_from_checkpoint="latest"))
@@ -171,6 +175,7 @@ def test_other_settings_may_change(run: Run, checkpointed: Path, tmp_path: Path)
     assert [line["step"] for line in read_metrics(folder)] == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_total_limit_keeps_the_newest(run: Run) -> None:
     folder = run(max_train_steps=11, checkpointing_steps=3, checkpoints_total_limit=2)
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-11", "checkpoint-9"]

@@ -58,6 +58,7 @@ def test_the_card_of_a_lora(start: Callable[..., Path], world: str, save: Any) -
     assert isinstance(left["image"], Image.Image) and left["pipe"].get_list_adapters()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain", [False, True], ids=["a run", "a folder of weights"])
 def test_the_card_of_a_lora_over_other_weights_loads_them(start: Callable[..., Path], plain: bool) -> None:
     first = start(adapter="full", output_dir="runs/full")
@@ -69,6 +70,7 @@ def test_the_card_of_a_lora_over_other_weights_loads_them(start: Callable[..., P
     assert len(kept) > 50 and all(torch.equal(state[name], wanted[name]) for name in kept)
 
 
+@pytest.mark.slow
 def test_the_card_of_a_whole_network(start: Callable[..., Path]) -> None:
     folder = start(adapter="full", learning_rate=1e-2)
     left = execute(card(folder))

@@ -93,6 +93,7 @@ def test_the_last_step_is_a_checkpoint(run: Run, tmp_path: Path) -> None:
     assert [path.name for path in checkpoint.checkpoints(folder)] == ["checkpoint-2", "checkpoint-3"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_while_it_wrote_its_result_ends(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

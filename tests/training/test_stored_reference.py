@@ -68,6 +68,7 @@ def test_stored_errors_are_the_errors(run: Run, tmp_path: Path) -> None:
     agree(stored, online, tolerance=5e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd3", "edm"])
 def test_on_other_paths(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     """Times that are no indices, and a weight that depends on sigma."""
@@ -93,6 +94,7 @@ def test_on_other_paths(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert line["loss"] == other["loss"]
 
 
+@pytest.mark.slow
 def test_errors_of_another_precision_are_refused(run: Run, tmp_path: Path) -> None:
     shared = {**SHARED, "max_train_steps": 1, "stored_reference": 1, "cache_dir": str(tmp_path / "cache")}
     run(output_dir=str(tmp_path / "first"), **shared)

@@ -36,6 +36,7 @@ def test_the_published_configs_are_read(name: str) -> None:
     assert READER.from_mapping(READER.to_mapping(config), "again") == config
 
 
+@pytest.mark.slow
 def test_the_trainer_loads_neither_diffusers_nor_peft() -> None:
     """Training a CLIP needs neither, unless LoRA is asked for."""
     code = "import sys, diffpref.rewards.training.loop; print({'diffusers', 'peft'} & set(sys.modules))"
