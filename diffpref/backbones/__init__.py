@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffpref.backbones.checkpoint import Checkpoint, pipeline_class
 from diffpref.backbones.shape import Shape
+from diffpref.backbones.single_file import pipeline_folder
 from diffpref.backbones.times import Times
 from diffpref.path import GaussianPath
 from diffpref.transition import StepRule
@@ -217,6 +218,9 @@ def open_backbone(checkpoint: Checkpoint, times: Times, *, resolution: int) -> F
         ValueError: nothing there, no supported pipeline, times or a resolution that are not for it, or weights to start
             from that are missing; names which and what to do.
     """
+    checkpoint = dataclasses.replace(
+        checkpoint, source=pipeline_folder(checkpoint.source, checkpoint.single_file_config)
+    )
     kind = family_class(pipeline_class(checkpoint), checkpoint.source)
     if resolution < kind.side or resolution % kind.side:
         raise ValueError(f"resolution must be a multiple of {kind.side}, got {resolution}.")

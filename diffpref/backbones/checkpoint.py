@@ -15,7 +15,7 @@ WEIGHTS = f"{STEMS[0]}.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A pipeline's folder or its name on the hub, and what replaces parts of it."""
+    """A pipeline's folder, its name on the hub or its single file, and what replaces parts of it."""
 
     source: str
     revision: str | None = None
@@ -28,6 +28,8 @@ class Checkpoint:
     """A run's output folder, or other weights of the trained network, which replace the pipeline's."""
     base_adapters: tuple[str, ...] = ()
     """LoRA files, as FILE or FILE=WEIGHT, that are merged into the network."""
+    single_file_config: str | None = None
+    """The pipeline whose configuration a source of one file has; None for the usual one."""
 
     def options(self) -> dict[str, str | None]:
         """Keyword arguments for diffusers' `from_pretrained`."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from diffpref.backbones import family_class
 from diffpref.backbones.checkpoint import class_named
+from diffpref.backbones.single_file import pipeline_folder
 from diffpref.counting.architectures import BUILT_IN, Architecture
 from diffpref.counting.networks import family_of
 from diffpref.training.groups import Model
@@ -21,6 +22,7 @@ def architecture_of(model: Model) -> Architecture:
     name = model.pretrained_model_name_or_path
     if not name:
         raise ValueError("pretrained_model_name_or_path is empty: give a pipeline folder or a name on the hub.")
+    name = pipeline_folder(name, model.single_file_config)
     folder = Path(name) if Path(name).is_dir() else _cached(name, model.revision)
     if folder is not None:
         return read_architecture(folder, name)

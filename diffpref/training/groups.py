@@ -14,7 +14,10 @@ class Model:
     """The base model; it is also the reference."""
 
     pretrained_model_name_or_path: str = ""
-    """A folder with a diffusers pipeline, or the name of one on the hub."""
+    """A folder with a diffusers pipeline, the name of one on the hub, or a whole checkpoint in one safetensors file."""
+    single_file_config: str | None = None
+    """Of a base model in one file: the folder or name on the hub of the pipeline that it was made from, which has its
+    configuration, tokenizers and scheduler; by default the one that diffusers knows for its layers."""
     pretrained_vae_model_name_or_path: str | None = None
     """Another autoencoder, for instance madebyollin/sdxl-vae-fp16-fix."""
     revision: str | None = None

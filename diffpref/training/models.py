@@ -38,6 +38,7 @@ def open_base(model: Model, times: Times, *, resolution: int) -> Family:
         model.max_sequence_length,
         model.network_weights,
         model.base_adapters,
+        model.single_file_config,
     )
     return open_backbone(checkpoint, times, resolution=resolution)
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from diffpref.backbones.single_file import pipeline_folder
 from diffpref.label.generators.drawn import Drawn, drawn
 from diffpref.label.shards import content_of
 from diffpref.settings.typed import nearest
@@ -22,7 +23,7 @@ class Pipeline:
     """A diffusers pipeline."""
 
     pretrained_model_name_or_path: str
-    """A folder with a diffusers pipeline, or the name of one on the hub."""
+    """A folder with a diffusers pipeline, the name of one on the hub, or a whole checkpoint in one safetensors file."""
     revision: str | None = None
     variant: str | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float16"
@@ -74,7 +75,7 @@ class Pipeline:
     def open(self, device: torch.device, name: str) -> "PipelineGenerator":
         cls = _named("pipeline", self.pipeline or "DiffusionPipeline", name)
         options = {"revision": self.revision, "variant": self.variant, "dtype": getattr(torch, self.dtype)}
-        source = self.pretrained_model_name_or_path
+        source = pipeline_folder(self.pretrained_model_name_or_path)
         try:
             pipeline = cls.from_pretrained(source, **options, **self.load)
         except (OSError, ValueError, TypeError) as problem:
@@ -93,7 +94,7 @@ class Pipeline:
 
     def _index(self, name: str) -> Path:
         """The checkpoint's model_index.json."""
-        folder = Path(self.pretrained_model_name_or_path).expanduser()
+        folder = Path(pipeline_folder(self.pretrained_model_name_or_path)).expanduser()
         if not folder.exists():
             from huggingface_hub import hf_hub_download
 
