@@ -1,6 +1,7 @@
 """A random SDXL pipeline of real diffusers classes, small enough for milliseconds a step, and pairs to train it on."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,13 @@ def save_pipeline(folder: Path, seed: int = 0, **scheduler: object) -> Path:
     return folder
 
 
-def save_pairs(folder: Path, count: int = 8, size: tuple[int, int] = (SIZE, SIZE), seed: int = 0) -> Path:
+def save_pairs(
+    folder: Path,
+    count: int = 8,
+    size: tuple[int, int] = (SIZE, SIZE),
+    seed: int = 0,
+    prompts: Sequence[str] = PROMPTS,
+) -> Path:
     """pairs.jsonl with pictures beside it; the chosen are bright and warm, the rejected dark and cold, with noise."""
     draws = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +129,7 @@ def save_pairs(folder: Path, count: int = 8, size: tuple[int, int] = (SIZE, SIZE
             picture = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
             names[side] = f"{side}-{place}.png"
             Image.fromarray(picture).save(folder / names[side])
-        lines.append(json.dumps({"prompt": PROMPTS[place % len(PROMPTS)], **names}))
+        lines.append(json.dumps({"prompt": prompts[place % len(prompts)], **names}))
     (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
     return folder / "pairs.jsonl"
 

@@ -6,6 +6,7 @@ import pytest
 
 import diffpref.files.embedded
 from diffpref.files.embedded import embedded
+from diffpref.files.hub import missing_path
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,3 +56,11 @@ def test_the_wheel_carries_what_is_asked_for() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for name in EMBEDDED:
         assert f'"{name}" = "diffpref/_embedded/{name}"' in text
+
+
+def test_a_path_of_the_repository_in_another_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert missing_path("assets/tiny-sdxl").endswith(
+        f"the one that comes with diffpref is {embedded('assets/tiny-sdxl')}"
+    )
+    assert "comes with" not in missing_path("assets/tiny-sdxxl") + missing_path("tiny-sdxl")

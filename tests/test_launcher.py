@@ -1,5 +1,8 @@
 """What `accelerate config` says reaches a run or is refused."""
 
+import subprocess
+import sys
+
 import pytest
 
 from diffpref.run.launcher import check_launcher
@@ -36,3 +39,14 @@ def test_what_it_asks_for_is_never_ignored(
     monkeypatch.setenv(f"ACCELERATE_{variable}", value)
     with pytest.raises(ValueError, match=message):
         check_launcher(own)
+
+
+def test_a_launched_run_itself_prints_no_traceback() -> None:
+    """The launcher prints one of its own unless it is told to be quiet; what is left then is ours."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--cpu", "--num_processes", "1"]
+    done = subprocess.run(
+        [*launch, "-m", "diffpref.train", "--config", "tiny-sdxl/dbo"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("diffpref: error: ")]
+    assert "Perhaps you meant 'tiny-sdxl/ddo'" in line or "tiny-sdxl/dpo" in line

@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from diffpref.files.embedded import embedded
+
 _NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 FOLDERS = ("assets", "checkpoints", "configs", "data", "datasets", "models", "output", "outputs", "runs")
 """First parts that are taken for those of a path here: nobody waits for a hub because a folder is missing."""
@@ -21,12 +23,17 @@ def may_be_hub_name(name: str) -> bool:
 
 
 def missing_path(name: str) -> str:
-    """What is missing at a path: the first of its folders that is not there, or the last part."""
+    """What is missing at a path: the first of its folders that is not there, or the last part.
+
+    A path of the repository, given in another folder, is named as it lies in the installation."""
     path = Path(name).expanduser()
-    for parent in reversed(path.parents):
-        if not parent.exists():
-            return f"there is no folder {parent.absolute()}"
-    return f"there is no {path.name} in {path.parent.absolute()}"
+    missing = next((parent for parent in reversed(path.parents) if not parent.exists()), None)
+    found = f"there is no {path.name} in {path.parent.absolute()}"
+    if missing is not None:
+        found = f"there is no folder {missing.absolute()}"
+    if path.parts[:1] == ("assets",) and (own := embedded("assets").parent / path).exists():
+        found += f"; the one that comes with diffpref is {own}"
+    return found
 
 
 PATIENCE = 3.0

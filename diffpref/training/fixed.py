@@ -59,15 +59,10 @@ class Fixed:
 
     @contextmanager
     def still(self, *, reference: bool) -> Iterator[Backbone]:
-        """One of the models, in evaluation mode and without a graph; afterwards the network trains as before."""
-        network, training = self.models.network, self.models.network.training
-        network.eval()
-        try:
-            with self.loaded() if reference else nullcontext(), torch.no_grad():
-                model = self.models.reference if reference else self.family.backbone(network)
-                yield _Autocast(model, self.accelerator)
-        finally:
-            network.train(training)
+        """One of the models, without a graph; in the mode of training, in which both lay out their tensors alike."""
+        with self.loaded() if reference else nullcontext(), torch.no_grad():
+            model = self.models.reference if reference else self.family.backbone(self.models.network)
+            yield _Autocast(model, self.accelerator)
 
     def errors(self, batches: Iterable[Batch], *, reference: bool) -> Float[Tensor, "n k"]:
         """The errors of one of the models, with the weight that the backbone is trained with; on the CPU."""

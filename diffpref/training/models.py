@@ -126,11 +126,11 @@ def build_models(
         lines.append(compile_blocks(network))
         if copied is not None:
             compile_blocks(copied)
-    # Policy and reference must differ by what was learned alone.
-    for module in network.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    network.train()
+    for each in (network, copied):
+        if each is not None:
+            _without_dropout(each)
+            # Both alike: in training mode diffusers' blocks lay tensors out otherwise, and convolutions round by that.
+            each.train()
     prepared = accelerator.prepare_model(network)
     if not adapter.autocast:
         # As a stock pipeline calls it: without accelerate's autocast, and its casts of what is predicted.
@@ -138,3 +138,10 @@ def build_models(
     policy, plain = family.backbone(prepared), family.backbone(network)
     reference = adapter.reference(plain, network) if copied is None else family.backbone(copied)
     return Models(network, prepared, policy, reference, base_hash, base_values, tuple(lines))
+
+
+def _without_dropout(network: torch.nn.Module) -> None:
+    """Set dropout to 0: policy and reference must differ by what was learned alone."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from diffpref.engine.step import Engine
+from diffpref.engine.step import Compared, Engine
 from diffpref.probes import AnyBatch
 from diffpref.run.checkpoint import load_checkpoint, save_checkpoint
 from diffpref.run.environment import peak_memory_gib
@@ -22,6 +22,7 @@ from diffpref.training.outlook import outlook
 from diffpref.training.rounds import Basis, Encoded, Watch
 from diffpref.training.samples import draw_samples
 from diffpref.training.schedule import steps_of
+from diffpref.training.start import check_equal
 
 POSTFIX = {"loss": "loss", "acc": "rewards/accuracies", "margin": "rewards/margins", "chosen": "error/chosen/ratio"}
 
@@ -81,7 +82,10 @@ class Steps:
         counted, clock = first, time.monotonic()
         bar = tqdm(total=last, initial=first, disable=not main, desc="train", unit="step")
         for step in range(first, last):
-            self.meter.add(engine.step(stream, self.optimization.gradient_accumulation_steps))
+            compared = engine.step(stream, self.optimization.gradient_accumulation_steps)
+            if step == 0:
+                self._check_start(compared, bar)
+            self.meter.add(compared)
             norm = self.learner.update()
             done = step + 1
             bar.update()
@@ -105,6 +109,21 @@ class Steps:
         bar.close()
         engine.flush()
         accelerator.wait_for_everyone()
+
+    def _check_start(self, compared: Sequence[Compared], bar: tqdm) -> None:
+        """Policy and reference are one model before the first update, unless the policy starts from a LoRA of its own.
+
+        Raises:
+            ValueError: they differ by more than rounding."""
+        if not self.basis.adapter.starts_equal:
+            return
+        try:
+            line = check_equal(compared, self.learner.accelerator, beta=self.meter.beta)
+        except ValueError:
+            bar.close()
+            raise
+        if line is not None and self.learner.accelerator.is_main_process:
+            self.basis.say(line)
 
     def _log(
         self,

@@ -47,6 +47,11 @@ class Adapter(Protocol):
     """Whether the network runs under autocast: where it holds float32 and computes in less."""
     words: ClassVar[Words]
 
+    @property
+    def starts_equal(self) -> bool:
+        """Whether policy and reference are one model before the first update: a run that finds them apart ends."""
+        ...
+
     def identity(self) -> Mapping[str, object]:
         """The settings that must stay as they are for a checkpoint to be continued."""
         ...

@@ -67,6 +67,10 @@ class Full:
     """Keep the reference's weights beside the policy's, or in the machine's memory, from where they take the policy's
     place once in each step."""
 
+    @property
+    def starts_equal(self) -> bool:
+        return True
+
     def identity(self) -> Mapping[str, object]:
         return {}
 

@@ -55,6 +55,10 @@ class LoRA:
         """lora_alpha, or what stands for it."""
         return self.rank if self.lora_alpha is None else self.lora_alpha
 
+    @property
+    def starts_equal(self) -> bool:
+        return self.adapter_weights is None
+
     def identity(self) -> Mapping[str, object]:
         # Runs from before there was an alpha had none.
         alpha = None if self.alpha == self.rank else self.alpha

@@ -49,12 +49,14 @@ class AdapterOff:
 
 
 def frozen_copy(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """A copy that no optimizer moves, in evaluation mode; `dtype` is autocast's, where it is not the network's own.
+    """A copy that no optimizer moves; `dtype` is autocast's, where it is not the network's own.
 
-    Only the weights that autocast casts are kept in it: with the norms' in float32 the copy predicts what the network
-    does, to the last bit."""
-    copied = copy.deepcopy(network).requires_grad_(False).eval()
+    It predicts what the network does, to the last bit: only the weights that autocast casts are kept in `dtype`, so the
+    norms' stay in float32. So does the layer of the first parameter, whose type diffusers takes for the network's, and
+    casts times and classes to it before their sum."""
+    copied = copy.deepcopy(network).requires_grad_(False)
+    first = next(copied.parameters())
     for module in copied.modules():
-        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and module.weight is not first:
             module.to(dtype)
     return copied

@@ -14,8 +14,8 @@ from torch import Tensor
 class StreamedReference:
     """The reference's weights on the host, and the network whose place they take while `loaded` is open.
 
-    Made before the first update: the network's weights at that time are the reference's. In evaluation mode, as a
-    frozen copy is; in float32 where that copy would be in the precision of the forward pass."""
+    Made before the first update: the network's weights at that time are the reference's. In float32 where a frozen copy
+    would be in the precision of the forward pass, and in the same training mode."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         self.network = network
@@ -33,13 +33,10 @@ class StreamedReference:
     @contextmanager
     def loaded(self) -> Iterator[None]:
         """Inside, the network is the reference; afterwards the policy again, bit for bit."""
-        training = self.network.training
         self._copy(out_to=self.policy, in_from=self.reference)
-        self.network.eval()
         try:
             yield
         finally:
-            self.network.train(training)
             self._copy(out_to=None, in_from=self.policy)
 
     @torch.no_grad()
