@@ -7,7 +7,7 @@ from typing import Any
 
 from diffpref.files.hub import stay_local_if_unreachable
 
-LEFT_OUT = ("checkpoint-*", "cache/*", "logs/*", "inversions/*", "round-*", ".*", "*.tmp")
+LEFT_OUT = ("checkpoint-*", "cache/*", "logs/*", "drift/*", "inversions/*", "round-*", ".*", "*.tmp")
 """What of an output directory stays here: what only a continued run needs."""
 
 

@@ -32,8 +32,8 @@ MEASURED: Mapping[str, str] = {
 class Push:
     """Put a finished run on the Hugging Face hub: weights, model card, samples, report, metrics and settings.
 
-    Checkpoints with the optimizer's state, caches, logs and rounds stay here. The token comes from `hf auth login` or
-    HF_TOKEN."""
+    Checkpoints with the optimizer's state, caches, logs, drift samples and rounds stay here. The token comes from
+    `hf auth login` or HF_TOKEN."""
 
     run: tyro.conf.Positional[Path]
     """The output directory of a finished run."""

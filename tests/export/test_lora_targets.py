@@ -51,8 +51,9 @@ def by_comfyui(pipe: Any, place: Path) -> Any:
 
 
 READERS = {"diffusers": by_diffusers, "comfyui": by_comfyui, "kohya": by_comfyui, "peft": by_peft}
-CASES = [("sdxl", to) for to in READERS] + [("sd15", to) for to in READERS]
-CASES += [("sd3", "diffusers"), ("sd3", "comfyui"), ("sd3", "peft")]
+FAST = [("sdxl", "diffusers"), ("sdxl", "kohya"), ("sdxl", "peft"), ("sd3", "comfyui")]
+SLOW = [("sdxl", "comfyui"), ("sd3", "diffusers"), ("sd3", "peft"), *(("sd15", to) for to in READERS)]
+CASES = [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 
 
 @pytest.mark.parametrize(("family", "to"), CASES)
@@ -84,6 +85,7 @@ def test_half_precision_and_pefts_config(runs: Runs, export: Export) -> None:
     assert (config["r"], config["lora_alpha"]) == (4, 8)
 
 
+@pytest.mark.slow
 def test_from_one_form_to_another_and_back(runs: Runs, stock: Stock, bases: Any, export: Export) -> None:
     """A folder of peft and files of any naming go in as well, with their base named."""
     run = runs("sdxl", lora_alpha=8)
