@@ -59,7 +59,7 @@ def test_truncation_is_the_best_of_its_rank_and_says_what_is_lost(rank: int) -> 
 
 def test_a_rank_above_the_layers_width_is_filled_with_zeros() -> None:
     draws = torch.Generator().manual_seed(0)
-    wide = {"one": Layer(torch.randn(6, 3, generator=draws), torch.randn(2, 6, generator=draws), 1.0)}
+    wide = {"one": Layer(torch.randn(6, 3, generator=draws), torch.randn(2, 6, generator=draws), 2.0)}
     found, lost = truncate(wide, 5)
     assert found["one"].rank == 5 and lost.all == pytest.approx(0, abs=1e-12)
     np.testing.assert_allclose(product(found["one"]), product(wide["one"]), atol=1e-6)
