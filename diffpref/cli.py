@@ -17,6 +17,11 @@ COMMANDS = {
     "label": ("diffpref.label.command", "preference data from prompts, generators and rewards"),
     "reward": ("diffpref.rewards.training.command", "train a reward on preferences, and evaluate one"),
     "data": ("diffpref.data.command", "look at, check, score and convert preference data"),
+    "export": (
+        "diffpref.export.command",
+        "a finished run as a file for diffusers, ComfyUI, kohya, peft, or a checkpoint",
+    ),
+    "push": ("diffpref.training.push", "a finished run on the Hugging Face hub, with its card"),
     "doctor": ("diffpref.doctor.command", "what a run will need before it starts, and what this machine has"),
 }
 

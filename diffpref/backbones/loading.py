@@ -31,6 +31,13 @@ def read_config(kind: type[ConfigMixin], checkpoint: Checkpoint, component: str 
     return dict(found)
 
 
+def absent_parts(checkpoint: Checkpoint) -> list[str]:
+    """Text encoders and their tokenizers that the pipeline's index has without a class: `from_pretrained` wants to be
+    told that they are None, though the index says so."""
+    index = read_config(diffusers.DiffusionPipeline, checkpoint)
+    return [name for name, kind in index.items() if name.startswith(("text_", "token")) and kind == [None, None]]
+
+
 def load_network(kind: type[Network], checkpoint: Checkpoint, component: str, dtype: torch.dtype) -> Network:
     """The network that training starts from, which is also the reference: the pipeline's, or what replaces it, with
     the LoRA files that are merged into it.

@@ -5,11 +5,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from diffusers import DiffusionPipeline
-
 from diffpref.backbones import Family
 from diffpref.backbones.adapters import Adapter
-from diffpref.backbones.loading import read_config
+from diffpref.backbones.loading import absent_parts
 from diffpref.files import atomic
 from diffpref.run.environment import versions
 from diffpref.settings.record import fields_of
@@ -47,7 +45,7 @@ def describe_output(
             component=family.component,
             pipeline=family.pipeline,
             call=family.call,
-            absent=_absent(family),
+            absent=absent_parts(family.checkpoint),
         ),
         method=str(settings["objective"]),
         objective=fields_of(objective),
@@ -57,12 +55,6 @@ def describe_output(
         prompt=prompt,
         versions=versions(),
     )
-
-
-def _absent(family: Family) -> list[str]:
-    """Text encoders and their tokenizers that the pipeline's index has without a class."""
-    index = read_config(DiffusionPipeline, family.checkpoint)
-    return [name for name, kind in index.items() if name.startswith(("text_", "token")) and kind == [None, None]]
 
 
 def put_weights(result: Path, folder: Path, component: str) -> None:

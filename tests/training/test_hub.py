@@ -1,98 +1,16 @@
 """A run on the hub: through the real client, up to a small server on this machine that stands for the hub."""
 
-import base64
-import json
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub.constants
 import pytest
 
 from diffpref.files import hub
+from tests.fake_hub import FakeHub, fake
 
+__all__ = ["fake"]
 Run = Callable[..., Path]
-NOTHING = "0" * 40
-
-
-@dataclass
-class FakeHub:
-    """What the server was told, and what it answers."""
-
-    made: list[dict[str, Any]] = field(default_factory=list)
-    files: dict[str, bytes] = field(default_factory=dict)
-    tokens: set[str] = field(default_factory=set)
-    refuse: dict[str, int] = field(default_factory=dict)
-    """Part of a path -> the status that it gets."""
-
-    def answer(self, path: str, body: bytes) -> tuple[int, Any]:
-        for part, status in self.refuse.items():
-            if part in path:
-                return status, {"error": "no"}
-        if path == "/api/repos/create":
-            self.made.append(json.loads(body))
-            name = self.made[-1]["name"]
-            owner = self.made[-1].get("organization") or "me"
-            return 200, {
-                "url": f"{huggingface_hub.constants.ENDPOINT}/{owner}/{name}",
-                "name": f"{owner}/{name}",
-                "id": "1",
-            }
-        if "/preupload/" in path:
-            files = json.loads(body)["files"]
-            return 200, {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
-        if "/commit/" in path:
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            return 200, {
-                "commitUrl": f"{huggingface_hub.constants.ENDPOINT}/me/run/commit/{NOTHING}",
-                "commitOid": NOTHING,
-                "success": True,
-            }
-        if path.startswith("/api/models/"):
-            return 200, {
-                "id": path.removeprefix("/api/models/").partition("/revision")[0],
-                "siblings": [],
-                "sha": NOTHING,
-            }
-        return 200, {}
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    told = FakeHub()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            told.tokens.add(self.headers.get("Authorization") or "none")
-            status, value = told.answer(self.path, body)
-            data = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_GET = do_POST = do
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    yield told
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def test_a_finished_run_is_put_on_the_hub(run: Run, fake: FakeHub) -> None:
@@ -144,7 +62,7 @@ def test_a_hub_that_is_away_at_the_start(run: Run, fake: FakeHub, monkeypatch: p
 def test_a_hub_that_refuses_the_upload_leaves_a_finished_run(run: Run, fake: FakeHub, tmp_path: Path) -> None:
     fake.refuse["/commit/"] = 400
     with pytest.raises(
-        ValueError, match="run is complete, but could not be put on the hub .*hf upload me/run .*run . "
+        ValueError, match="run is complete, but could not be put on the hub .*diffpref push .*run --repo_id me/run"
     ):
         run(max_train_steps=1, push_to_hub=True)
     assert (tmp_path / "run" / "done.json").is_file()

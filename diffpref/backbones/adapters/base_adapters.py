@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from diffpref.backbones.adapters.lora_file import DOWN, UP, Layer, bare_copy, read_lora
+from diffpref.backbones.adapters.lora_file import Layer, read_lora
+from diffpref.backbones.adapters.lora_stack import holding, stack
 
 KEY = "base_adapters"
 TRAINED_FILE = "trained_lora.safetensors"
@@ -41,7 +41,6 @@ def parse(entry: str) -> BaseAdapter:
     return found
 
 
-@torch.no_grad()
 def merge(network: torch.nn.Module, component: str, entries: Sequence[str]) -> None:
     """Add weight * scale * up @ down to the weights of every layer of every file; best in float32.
 
@@ -49,32 +48,16 @@ def merge(network: torch.nn.Module, component: str, entries: Sequence[str]) -> N
         ValueError: as `read_lora` does.
     """
     for adapter in map(parse, entries):
-        for name, layer in read_lora(adapter.source, network, component, key=KEY).layers.items():
-            weight: Any = network.get_submodule(name).weight
-            change = layer.up.float().flatten(1) @ layer.down.float().flatten(1)
-            weight += (adapter.weight * layer.scale * change).view(weight.shape).to(weight)
+        merge_layers(network, read_lora(adapter.source, network, component, key=KEY).layers, adapter.weight)
 
 
-def stack(parts: Sequence[tuple[float, Mapping[str, Layer]]]) -> dict[str, Tensor]:
-    """One LoRA of scale 1 whose change of the weights is the weighted sum of the parts', by peft's names.
-
-    Its rank is the sum of the ranks. The factors themselves are never added: (B1 + B2)(A1 + A2) has two products more
-    than B1 A1 + B2 A2. Where a layer is not in every part, zeros fill it up: a file of one rank is read alike by all
-    programs."""
-    joined: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
-    for weight, layers in parts:
-        for name, layer in layers.items():
-            downs, ups = joined.setdefault(name, ([], []))
-            downs.append(layer.down.detach().cpu().float())
-            ups.append(weight * layer.scale * layer.up.detach().cpu().float())
-    rank = max(sum(len(down) for down in downs) for downs, _ in joined.values())
-    found: dict[str, Tensor] = {}
-    for name, (downs, ups) in joined.items():
-        down, up = torch.cat(downs), torch.cat(ups, 1)
-        short = rank - len(down)
-        found[name + DOWN] = torch.cat([down, down.new_zeros(short, *down.shape[1:])])
-        found[name + UP] = torch.cat([up, up.new_zeros(len(up), short, *up.shape[2:])], 1)
-    return found
+@torch.no_grad()
+def merge_layers(network: torch.nn.Module, layers: Mapping[str, Layer], weight: float = 1.0) -> None:
+    """Add weight * scale * up @ down to the weight of each layer."""
+    for name, layer in layers.items():
+        matrix: Any = network.get_submodule(name).weight
+        change = layer.up.float().flatten(1) @ layer.down.float().flatten(1)
+        matrix += (weight * layer.scale * change).view(matrix.shape).to(matrix)
 
 
 def stacked(
@@ -88,11 +71,4 @@ def stacked(
         adapter: peft's name for the one LoRA.
     """
     parts = [(a.weight, read_lora(a.source, network, component, key=KEY).layers) for a in map(parse, entries)]
-    bare, tensors = bare_copy(network), stack([*parts, (1.0, trained)])
-    shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    bare.load_lora_adapter(shapes, prefix=None, adapter_name=adapter, low_cpu_mem_usage=True)
-    # peft holds an adapter where the layer's weight is, and here there is none.
-    for name, tensor in tensors.items():
-        layer, side = name.removesuffix(".weight").rsplit(".", 1)
-        getattr(bare.get_submodule(layer), side)[adapter].weight = torch.nn.Parameter(tensor, requires_grad=False)
-    return bare
+    return holding(network, stack([*parts, (1.0, trained)]), adapter=adapter)

@@ -30,6 +30,22 @@ SPLIT = {
 """The layers of a block of SD3's transformer by the names in Stability's code, which kohya's follow."""
 
 
+def place_of(part: str) -> tuple[str, int, int]:
+    """The name in Stability's code of a matrix of a block of SD3's transformer, and which of how many parts of it this
+    one is.
+
+    >>> place_of("attn.to_k")
+    ('x_block.attn.qkv', 1, 3)
+
+    Raises:
+        ValueError: no such matrix.
+    """
+    for (stream, name), inner in SPLIT.items():
+        if part in inner:
+            return f"{stream}_block.{name.replace('_', '.')}", inner.index(part), len(inner)
+    raise ValueError(f"Stability's code has no place for {part}")
+
+
 @dataclass(frozen=True)
 class Named:
     """A LoRA's tensors by peft's names, without the network's own name before them."""
