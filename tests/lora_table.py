@@ -1,7 +1,11 @@
-"""The names by which other programs know the layers of a UNet, built by numbers from its published layout."""
+"""How other programs read a LoRA: their names of a UNet's layers, built by numbers from its published layout, and
+ComfyUI's rule of merging."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from safetensors.torch import load_file
 
 PARTS = tuple(f"attn{n}.{part}" for n in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out.0"))
 
@@ -30,3 +34,19 @@ def unet_table(config: Mapping[str, Any]) -> dict[str, str]:
         for t in range(count)
         for part in PARTS
     }
+
+
+def merge(network: Any, file: Path) -> set[str]:
+    """Add alpha / rank of up @ down where ComfyUI's names lead to, and return the tensors that are left over."""
+    saved, taken = load_file(file), set[str]()
+    for layer, module in network.named_modules():
+        for prefix, up, down in (
+            (f"lora_unet_{layer.replace('.', '_')}", ".lora_up.weight", ".lora_down.weight"),
+            (f"transformer.{layer}", ".lora_B.weight", ".lora_A.weight"),
+        ):
+            if prefix + up in saved:
+                alpha = saved.get(f"{prefix}.alpha")
+                scale = 1.0 if alpha is None else alpha.item() / len(saved[prefix + down])
+                module.weight.data += scale * saved[prefix + up] @ saved[prefix + down]
+                taken |= {prefix + up, prefix + down, f"{prefix}.alpha"}
+    return saved.keys() - taken

@@ -12,10 +12,8 @@ from diffpref.backbones import Family
 from diffpref.backbones.adapters.base_adapters import KEY, merge, parse
 from diffpref.backbones.adapters.lora_file import read_lora
 from diffpref.backbones.checkpoint import Checkpoint
-from diffpref.backbones.weight_files import read_tensors
+from diffpref.backbones.weight_files import STABILITY, read_tensors
 
-STABILITY = "model.diffusion_model."
-"""How a network's weights begin in a checkpoint of all parts, as Stability's own code writes it."""
 Network = TypeVar("Network", bound=ModelMixin)
 
 

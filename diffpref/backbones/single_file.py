@@ -1,19 +1,16 @@
 """A base model in one file, as model sites give them: written once as a pipeline's folder, which all else reads."""
 
-import json
-import os
 from pathlib import Path
 
 import torch
 
-from diffpref.backbones.weight_files import PICKLES, read_tensors
+from diffpref.backbones.weight_files import PICKLES, STABILITY, read_tensors
 from diffpref.files import atomic
+from diffpref.files.cache import user_cache
 from diffpref.files.hub import missing_path, stay_local_if_unreachable
 from diffpref.files.identity import content_key
 
 KEY = "pretrained_model_name_or_path"
-NETWORK = "model.diffusion_model."
-"""How the layers of the network begin, in the names of Stability's own code."""
 SAMPLES, BLOCK = 256, 2**16
 """A file is told from another by so many blocks of so many bytes, evenly apart: a training moves all of them."""
 
@@ -41,14 +38,14 @@ def pipeline_folder(source: str, config: str | None = None) -> str:
     if not file.is_file():
         raise ValueError(f"{KEY} {source}: {missing_path(source)}. Check the path.")
     tensors, _ = read_tensors(file, key=KEY, values=False)
-    if not any(name.startswith(NETWORK) for name in tensors):
+    if not any(name.startswith(STABILITY) for name in tensors):
         raise ValueError(
-            f"{KEY} {source} is no base model: it has no {NETWORK}... layers. A LoRA belongs into base_adapters or "
+            f"{KEY} {source} is no base model: it has no {STABILITY}... layers. A LoRA belongs into base_adapters or "
             "adapter_weights, the weights of a network alone into network_weights."
         )
     config = config or _usual_config(tensors)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffpref" / "bases"
-    folder = home / f"{file.stem}-{content_key(_digest(file), config)[:16]}"
+    home = user_cache("bases")
+    folder = home / f"{file.stem}-{content_key(*_samples(file), config)[:16]}"
     home.mkdir(parents=True, exist_ok=True)
     from huggingface_hub.utils import WeakFileLock
 
@@ -89,20 +86,21 @@ def _convert(file: Path, config: str, folder: Path) -> None:
 
 
 def _dtype(file: Path) -> torch.dtype:
-    """The type of most of the network's weights."""
+    """The type of the network's weights, by the first of them."""
     from safetensors import safe_open
 
     with safe_open(file, "pt") as opened:
-        name = next(name for name in opened.keys() if name.startswith(NETWORK))
+        name = next(name for name in opened.keys() if name.startswith(STABILITY))
         return opened.get_tensor(name).dtype
 
 
-def _digest(file: Path) -> bytes:
+def _samples(file: Path) -> list[bytes]:
+    """The length of a safetensors file, its header, and blocks of it all."""
     size = file.stat().st_size
     with file.open("rb") as opened:
-        header = int.from_bytes(opened.read(8), "little")
-        parts = [json.dumps([size, header]).encode(), opened.read(header)]
+        header = opened.read(8)
+        parts = [str(size).encode(), opened.read(int.from_bytes(header, "little"))]
         for place in range(SAMPLES):
             opened.seek(place * max(0, size - BLOCK) // SAMPLES)
             parts.append(opened.read(BLOCK))
-    return b"".join(parts)
+    return parts

@@ -11,6 +11,8 @@ from torch import Tensor
 from diffpref.files.hub import may_be_hub_name, stay_local_if_unreachable
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+STABILITY = "model.diffusion_model."
+"""How a network's weights begin in a checkpoint of all parts, as Stability's own code writes it."""
 
 
 def find_file(root: Path | str, names: Sequence[str], *, key: str) -> Path | None:

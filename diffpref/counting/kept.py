@@ -5,7 +5,6 @@ The shipped file is made by `python -m benchmarks.ship`.
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +15,7 @@ from diffpref.backbones.adapters import ADAPTERS
 from diffpref.counting.steps import Count, Ready, Setup, count_step, graph_bytes, make_ready
 from diffpref.engine.modes import MODES
 from diffpref.files import atomic
+from diffpref.files.cache import user_cache
 from diffpref.files.identity import content_key
 from diffpref.run.environment import versions
 from diffpref.settings.axis import Axis
@@ -128,5 +128,4 @@ def shipped() -> dict[str, Any]:
 
 
 def _folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "diffpref" / "counts"
+    return user_cache("counts")

@@ -1,19 +1,16 @@
 """What the user has named, opened: the base model, and one LoRA of all that were given, or a whole network."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from diffpref.backbones import Family, Times, with_weights
 from diffpref.backbones.adapters.lora_file import LoraFile, read_lora
 from diffpref.backbones.adapters.lora_stack import Layers, stack, truncate
-from diffpref.backbones.identity import BASE_FILE
 from diffpref.backbones.loading import bare_network, check_weights
 from diffpref.export.target import Trained
+from diffpref.files.hub import cached_name
 from diffpref.pipelines.loaded import COMPONENTS
 from diffpref.pipelines.results import Result, find_result
 from diffpref.settings.typed import build
@@ -46,9 +43,7 @@ def open_trained(
     family, first = _open_base(results, base), results[0]
     network = bare_network(family)
     name = "+".join(_name(result) for result in results)
-    kept = first.run / BASE_FILE
-    values = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() and _bare(first) else None
-    trained = Trained(name, family, network, None, None, values, base is not None)
+    trained = Trained(name, family, network, None, None, first.base_values(), base is not None)
     wholes = [result for result in results if result.network is not None]
     if wholes:
         _check_alone(wholes, results, weights, rank)
@@ -115,15 +110,10 @@ def _check_whole(family: Family, result: Result, network: torch.nn.Module) -> No
     check_weights(replaced.checkpoint, family.component, network)
 
 
-def _bare(result: Result) -> bool:
-    """Whether the base's values were taken before anything was merged into it."""
-    return not result.settings.get("base_adapters")
-
-
 def _name(result: Result) -> str:
     """A short name for files: the run's folder, or the file without its ending."""
-    run: Any = result.run
+    run = result.run
     if run.is_file():
         return run.stem
-    cached = [part for part in Path(run).parts if part.startswith("models--")]
-    return cached[-1].rpartition("--")[2] if cached else run.resolve().name
+    cached = cached_name(run)
+    return cached.rpartition("/")[2] if cached else run.resolve().name

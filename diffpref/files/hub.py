@@ -22,6 +22,12 @@ def may_be_hub_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and first not in FOLDERS and not Path(first).is_dir()
 
 
+def cached_name(path: Path) -> str | None:
+    """OWNER/NAME of the repository of the hub's cache that a path lies in; None for a path elsewhere."""
+    cached = [part for part in path.parts if part.startswith("models--")]
+    return cached[-1].removeprefix("models--").replace("--", "/") if cached else None
+
+
 def missing_path(name: str) -> str:
     """What is missing at a path: the first of its folders that is not there, or the last part.
 

@@ -1,10 +1,10 @@
 """Has the pipeline the base model that a run was trained over?"""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from diffpref.backbones.identity import BASE_FILE, has_values
+from diffpref.backbones.identity import has_values
+from diffpref.files.hub import cached_name
 from diffpref.pipelines.results import Result
 
 
@@ -17,14 +17,12 @@ def check_base(pipe: Any, component: str, result: Result) -> None:
     if not result.settings:
         return
     network = getattr(pipe, component)
-    kept = result.run / BASE_FILE
     wanted = str(result.settings.get("pretrained_model_name_or_path") or "")
     over = result.settings.get("network_weights")
     here = _name(network, component) or f"a {type(pipe).__name__} without a name"
-    # Base adapters were merged before the values were taken, and are part of the result.
-    merged = bool(result.settings.get("base_adapters"))
-    if kept.is_file() and not merged and network.dtype.is_floating_point:
-        same = has_values(network, json.loads(kept.read_text(encoding="utf-8")))
+    values = result.base_values()
+    if values is not None and network.dtype.is_floating_point:
+        same = has_values(network, values)
     else:
         same = over is None and (wanted == here or Path(wanted).resolve() == Path(here).resolve())
     if not same:
@@ -40,5 +38,4 @@ def _name(network: Any, component: str) -> str:
     """What the pipeline's network was loaded from: a pipeline's folder, or a name on the hub."""
     place = Path(str(network.config.get("_name_or_path") or ""))
     place = place.parent if place.name == component else place
-    cached = [part for part in place.parts if part.startswith("models--")]
-    return cached[-1].removeprefix("models--").replace("--", "/") if cached else str(place).removeprefix(".")
+    return cached_name(place) or str(place).removeprefix(".")

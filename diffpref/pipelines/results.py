@@ -1,5 +1,6 @@
 """Where the weights of a run are: in its folder, in a folder or file that somebody made of it, or on the hub."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,15 @@ class Result:
     network: Path | None
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The run's flat keys; empty where the weights came without."""
+
+    def base_values(self) -> Mapping[str, Any] | None:
+        """Some values of the bare base model's network, where the run has kept them.
+
+        Base adapters were merged before they were taken: such a run's are none of the bare base."""
+        kept = self.run / BASE_FILE
+        if self.settings.get("base_adapters") or not kept.is_file():
+            return None
+        return json.loads(kept.read_text(encoding="utf-8"))
 
 
 def find_result(run_or_hub: Path | str, *components: str) -> Result:

@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from diffpref.engine.step import Compared
+from diffpref.run.precision import PRECISIONS
 
 
 def check_equal(compared: Sequence[Compared], accelerator: Accelerator, *, beta: float) -> str | None:
@@ -27,7 +28,7 @@ def check_equal(compared: Sequence[Compared], accelerator: Accelerator, *, beta:
     share = float(everyone[:, 0].sum() / everyone[:, 1].sum())
     if share == 0 or not share < float("inf"):
         return None
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
+    kind = PRECISIONS[accelerator.mixed_precision]
     coarse = torch.float16 if kind == torch.float32 and accelerator.device.type == "cuda" else kind
     nats = beta * float(everyone[:, 2].max()) / 2
     found = (

@@ -125,18 +125,7 @@ def answer(family: Family, network: Any) -> Tensor:
 def merged(family: Family, file: Path) -> tuple[Any, set[str]]:
     """A bare network with the file merged as ComfyUI does, and the tensors that it did not take."""
     network: Any = family.load_network(torch.float32).eval()
-    saved, taken = load_file(file), set()
-    for layer, module in network.named_modules():
-        for prefix, up, down in (
-            (f"lora_unet_{layer.replace('.', '_')}", ".lora_up.weight", ".lora_down.weight"),
-            (f"transformer.{layer}", ".lora_B.weight", ".lora_A.weight"),
-        ):
-            if prefix + up in saved:
-                alpha = saved.get(f"{prefix}.alpha")
-                scale = 1.0 if alpha is None else alpha.item() / len(saved[prefix + down])
-                module.weight.data += scale * saved[prefix + up] @ saved[prefix + down]
-                taken |= {prefix + up, prefix + down, f"{prefix}.alpha"}
-    return network, saved.keys() - taken
+    return network, lora_table.merge(network, file)
 
 
 @pytest.mark.parametrize("alpha", [4, 8])

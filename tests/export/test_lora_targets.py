@@ -11,6 +11,7 @@ from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests import lora_table
 from tests.export.drawing import LSB, far, stocks, trainers
 
 Runs = Callable[..., Path]
@@ -33,20 +34,8 @@ def by_peft(pipe: Any, place: Path) -> Any:
 
 
 def by_comfyui(pipe: Any, place: Path) -> Any:
-    """ComfyUI adds alpha / rank of up @ down to what its tables of names lead to."""
-    component = "unet" if hasattr(pipe, "unet") else "transformer"
-    saved, taken = load_file(place), set()
-    for layer, module in getattr(pipe, component).named_modules():
-        for prefix, up, down in (
-            (f"lora_unet_{layer.replace('.', '_')}", ".lora_up.weight", ".lora_down.weight"),
-            (f"transformer.{layer}", ".lora_B.weight", ".lora_A.weight"),
-        ):
-            if prefix + up in saved:
-                alpha = saved.get(f"{prefix}.alpha")
-                scale = 1.0 if alpha is None else alpha.item() / len(saved[prefix + down])
-                module.weight.data += scale * saved[prefix + up] @ saved[prefix + down]
-                taken |= {prefix + up, prefix + down, f"{prefix}.alpha"}
-    assert taken >= saved.keys()
+    """ComfyUI's rule takes every tensor of the file."""
+    assert not lora_table.merge(pipe.unet if hasattr(pipe, "unet") else pipe.transformer, place)
     return pipe
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from diffpref.backbones.adapters.lora_names import place_of
+from diffpref.backbones.weight_files import STABILITY
 
-PREFIX = "model.diffusion_model."
 BLOCK = re.compile(r"transformer_blocks\.(\d+)\.(.+)\.(weight|bias)")
 ENDS = {
     "pos_embed.pos_embed": "pos_embed",
@@ -52,10 +52,10 @@ def original_transformer(tensors: Mapping[str, Tensor], config: Mapping[str, Any
             place = ENDS[name] if name in ENDS else f"{ENDS.get(layer, '')}.{end}"
             if place[0] == ".":
                 raise ValueError(f"Stability's code has no place for {name}")
-            found[PREFIX + place] = _swapped(tensor) if layer == "norm_out.linear" else tensor
+            found[STABILITY + place] = _swapped(tensor) if layer == "norm_out.linear" else tensor
             continue
         block, part, end = match[1], match[2], match[3]
-        start = f"{PREFIX}joint_blocks.{block}."
+        start = f"{STABILITY}joint_blocks.{block}."
         if part in NORMS:
             # The last block's text stream ends in a norm of two parts, which diffusers has in another order.
             two = part == "norm1_context.linear" and block == last

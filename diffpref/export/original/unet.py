@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-PREFIX = "model.diffusion_model."
+from diffpref.backbones.weight_files import STABILITY
+
 RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -38,7 +39,7 @@ def original_unet(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> d
     """
     if not isinstance(each := config["layers_per_block"], int):
         raise ValueError(f"the original code knows one number of layers for all blocks, and this UNet has {each}")
-    return {PREFIX + _name(name, each, config["up_block_types"]): tensor for name, tensor in tensors.items()}
+    return {STABILITY + _name(name, each, config["up_block_types"]): tensor for name, tensor in tensors.items()}
 
 
 def _name(name: str, each: int, ups: Sequence[str]) -> str:
