@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -18,9 +19,9 @@ SIZE = 16
 def png(level: int, size: tuple[int, int] = (SIZE, SIZE)) -> bytes:
     """An image of about this brightness, in [0, 255]."""
     stream = io.BytesIO()
-    # Noise, so that no two images are the same.
-    noise = Image.effect_noise(size, 30).point(lambda v: min(255, max(0, v - 128 + level)))
-    noise.convert("RGB").save(stream, "PNG")
+    # Noise, so that no two brightnesses have images alike. Pillow's own is of the process, not of a seed.
+    noise = np.random.default_rng([level, *size]).normal(level, 30, (size[1], size[0], 1))
+    Image.fromarray(noise.clip(0, 255).astype(np.uint8).repeat(3, 2)).save(stream, "PNG")
     return stream.getvalue()
 
 
